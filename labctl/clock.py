@@ -1,0 +1,48 @@
+"""Time as an argument: what waits, waits on a clock that it was given, so that tests and simulated benches drive it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """A monotonic time in seconds, and a way to let it pass."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary start; never runs backwards."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Return when `seconds` have passed on this clock; at once when `seconds` <= 0."""
+        ...
+
+
+class RealClock:
+    """Wall time, from the monotonic counter."""
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            time.sleep(seconds)
+
+
+class DrivenClock:
+    """Simulated time: `sleep` advances it and returns at once. Safe to share between threads."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = float(start)
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        with self._lock:
+            return self._now
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            with self._lock:
+                self._now += seconds

@@ -1,0 +1,43 @@
+"""The one exception tree. A message says what happened, to which device, file or key, and what to do about it.
+
+Whatever reaches a user as one line is a `LabctlError`; anything else that escapes is a defect of labctl and shows its
+traceback in the log.
+"""
+
+from __future__ import annotations
+
+
+class LabctlError(Exception):
+    """Something that the user can understand and act on."""
+
+
+class ConfigError(LabctlError):
+    """A bench, recipe or experiment file is missing, damaged, or says something that it may not."""
+
+
+class DataError(LabctlError):
+    """A data set is missing, truncated, or not what its name says."""
+
+
+class ModelError(LabctlError):
+    """A model bundle is missing or damaged, or does not fit the bench."""
+
+
+class DeviceError(LabctlError):
+    """A device could not be opened, or failed at a call. Carries the device's name in the bench file."""
+
+    def __init__(self, message: str, *, device: str = "") -> None:
+        super().__init__(message)
+        self.device = device
+
+
+class CalibrationError(LabctlError):
+    """A calibration is missing, or a measurement is too poor to be one."""
+
+
+class RunError(LabctlError):
+    """A run folder cannot be written, is cut off, or does not hold what was asked of it."""
+
+
+class Aborted(LabctlError):
+    """The person at the table stopped the run. Not a failure, but not a success either."""
