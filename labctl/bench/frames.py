@@ -1,0 +1,39 @@
+"""A frame, and all that is known of how it came to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One camera exposure, paired with the patterns that made it.
+
+    Attributes
+    ----------
+    data : unsigned integer array [row, column], counts
+        Just what the camera gave.
+    number : int
+        Counts captures of this bench since it was opened, from 0.
+    started, ended : float
+        Start and end of the exposure on the bench's clock, s.
+    exposure_s : float
+        Exposure time, s.
+    slm, input : str
+        Tokens (content hashes) of the gray patterns delivered during the exposure; "" when nothing was shown yet.
+    tag : dict
+        What the procedure called the exposure, e.g. ``{"image": 17}``.
+    """
+
+    data: NDArray[np.unsignedinteger[Any]]
+    number: int
+    started: float
+    ended: float
+    exposure_s: float
+    slm: str
+    input: str
+    tag: dict[str, Any] = field(default_factory=dict)

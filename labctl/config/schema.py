@@ -1,0 +1,112 @@
+"""What a bench file may say. Keys carry their unit; an unknown key is refused, never ignored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PrivateAttr
+
+NonNegative = Annotated[float, Field(ge=0)]
+Driver = Annotated[str, Field(min_length=1, description="catalogue name, entry point, or package.module:Class")]
+
+
+class Section(BaseModel):
+    """A table of a labctl TOML file: strict about keys, frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BenchSection(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str = ""
+
+
+class OpticsSection(Section):
+    wavelength_nm: Annotated[float, Field(gt=200, lt=20000)]
+    f1_mm: PositiveFloat
+    f2_mm: PositiveFloat
+    coherence: Literal["coherent", "incoherent"] = "coherent"
+
+
+class SlmSection(Section):
+    """The Fourier plane."""
+
+    driver: Driver
+    options: dict[str, Any] = {}
+    settle_ms: NonNegative
+
+
+class InputSection(Section):
+    """The input plane: a panel whose gray level sets the amplitude of the light."""
+
+    driver: Driver
+    options: dict[str, Any] = {}
+    settle_ms: NonNegative
+
+
+class CameraSection(Section):
+    driver: Driver
+    options: dict[str, Any] = {}
+    exposure_ms: PositiveFloat
+    trigger: Literal["software", "hardware", "free-run"] = "software"
+    timeout_ms: PositiveFloat = 2000.0
+
+
+class InstrumentSection(Section):
+    driver: Driver
+    options: dict[str, Any] = {}
+    role: Literal["laser", "shutter", "power-meter", "stage", "environment"]
+    limits: dict[str, tuple[float, float]] = {}
+
+
+class SimulationSection(Section):
+    """The world behind the simulated devices. `effects` overrides single sizes of the preset."""
+
+    preset: Literal["ideal", "mild", "typical", "nasty"] = "typical"
+    seed: int = 0
+    clock: Literal["virtual", "real"] = "virtual"
+    effects: dict[str, Any] = {}
+
+
+class SafetySection(Section):
+    blank_on_close: bool = True
+    laser_off_on_close: bool = True
+
+
+class BenchConfig(Section):
+    """One bench file.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        When a key is unknown or a value is out of range; `labctl.config.load_bench` turns it into one clear line.
+    """
+
+    bench: BenchSection
+    optics: OpticsSection
+    slm: SlmSection
+    input: InputSection | None = None
+    camera: CameraSection
+    instruments: dict[str, InstrumentSection] = {}
+    simulation: SimulationSection | None = None
+    safety: SafetySection = SafetySection()
+
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> Path | None:
+        """The file it was read from."""
+        return self._path
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any device of the bench is simulated."""
+        sections = [self.slm, self.camera, *([self.input] if self.input else []), *self.instruments.values()]
+        return any(section.driver == "simulated" for section in sections)
+
+    def digest(self) -> str:
+        """SHA-256 over everything that the file says, independent of layout and comments."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()

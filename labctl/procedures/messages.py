@@ -1,0 +1,131 @@
+"""The procedure contract: a generator yields these requests and receives the answers.
+
+A procedure knows nothing of devices, Qt or files. Requests are plain values, so that the same procedure can be run,
+dry-run, replayed from a recording, and asserted on message by message in a test.
+
+=============  ==========================================================  =======================
+request        meaning                                                     the generator receives
+=============  ==========================================================  =======================
+`Measure`      a batch of exposures                                        ``list[Frame]``, in the order asked
+`Set`          a setting of an instrument                                  ``None``
+`Read`         a reading of an instrument                                  the value
+`Checkpoint`   state to resume from                                        ``None``
+`Publish`      a value or a picture to watch                               ``None``
+`Prompt`       ask the person at the table                                 the chosen option
+`Log`          a line for the log                                          ``None``
+=============  ==========================================================  =======================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labctl.bench.facts import BenchFacts
+
+Gray = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """Show these gray patterns, let them settle, take one frame.
+
+    Attributes
+    ----------
+    slm, input : unsigned integer array [row, column], or None
+        Gray patterns; None leaves the device as it is.
+    exposure_s : float or None
+        Exposure time, s; None takes the bench file's.
+    tag : mapping
+        What the frame is for; it is recorded with the frame. JSON values only.
+    """
+
+    slm: Gray | None = None
+    input: Gray | None = None
+    exposure_s: float | None = None
+    tag: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """A batch of exposures. The engine may reorder them; the frames come back in this order."""
+
+    exposures: Sequence[Exposure]
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Set:
+    """Set `setting` of the instrument named (or having the role) `instrument`."""
+
+    instrument: str
+    setting: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read `setting` of the instrument named (or having the role) `instrument`."""
+
+    instrument: str
+    setting: str
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """State from which the procedure can resume. JSON values and numpy arrays only."""
+
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Publish:
+    """A value to watch: a number (with its unit in the name), a picture [row, column], or a table (list of dicts)."""
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Ask the person at the table; `merit` names the published figure to watch meanwhile."""
+
+    text: str
+    options: tuple[str, ...] = ("continue", "abort")
+    merit: str = ""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A line for the log."""
+
+    text: str
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+Message = Measure | Set | Read | Checkpoint | Publish | Prompt | Log
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+Steps = Generator[Message, Any, Result]
+
+
+@runtime_checkable
+class Procedure(Protocol[Result_co]):
+    """What the engine can run. Implementations are frozen dataclasses whose fields are the parameters."""
+
+    @property
+    def name(self) -> str:
+        """Short name for run folders and lists, e.g. ``registration``."""
+        ...
+
+    def exposures(self, facts: BenchFacts) -> int:
+        """How many frames it means to take: for progress, ETA and disk space."""
+        ...
+
+    def steps(self, facts: BenchFacts) -> Steps[Result_co]:
+        """The generator itself."""
+        ...
