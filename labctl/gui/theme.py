@@ -1,0 +1,78 @@
+"""One place for spacing, small text styles and the few colours that carry meaning."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QGuiApplication, QPalette
+from PySide6.QtWidgets import QBoxLayout, QLabel, QSizePolicy, QWidget
+
+GAP = 8
+TIGHT = 4
+ICON = 20
+
+# Distinct in light and dark, and for every common kind of colour blindness (Okabe and Ito's palette, adjusted).
+_LEVELS = {
+    "light": {"debug": "#757575", "info": "", "warning": "#a35b00", "error": "#b3261e", "critical": "#b3261e"},
+    "dark": {"debug": "#9a9a9a", "info": "", "warning": "#f0b35a", "error": "#ff8a80", "critical": "#ff8a80"},
+}
+_PHASES = {"ready": "#2a9d64", "live": "#2a7fc4", "running": "#2a7fc4", "paused": "#d08a1d", "aborting": "#d08a1d"}
+
+SCHEMES = {"system": Qt.ColorScheme.Unknown, "light": Qt.ColorScheme.Light, "dark": Qt.ColorScheme.Dark}
+
+
+def is_dark(palette: QPalette) -> bool:
+    """Whether the palette is a dark one."""
+    return palette.color(QPalette.ColorRole.Window).lightness() < 128
+
+
+def apply_appearance(name: str) -> None:
+    """Follow the system, or be light or dark whatever it says."""
+    QGuiApplication.styleHints().setColorScheme(SCHEMES.get(name, Qt.ColorScheme.Unknown))
+
+
+def level_colour(level: str, palette: QPalette) -> QColor:
+    """The colour of a log level on this palette."""
+    name = _LEVELS["dark" if is_dark(palette) else "light"].get(level, "")
+    return QColor(name) if name else palette.color(QPalette.ColorRole.Text)
+
+
+def phase_colour(word: str) -> str:
+    """The colour of a phase's dot, by the word that the status bar shows."""
+    return _PHASES.get(word, "#8a8a8a")
+
+
+def quiet(text: str = "", *, wrap: bool = False) -> QLabel:
+    """A caption: smaller, fainter, never wider than its place."""
+    label = QLabel(text)
+    label.setWordWrap(wrap)
+    soften(label)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+    return label
+
+
+def soften(widget: QWidget) -> None:
+    """Text between the palette's full and placeholder strength, readable on both themes."""
+    palette = widget.palette()
+    strong, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
+    mixed = QColor(*(round(0.68 * s + 0.32 * b) for s, b in zip(strong.getRgb()[:3], back.getRgb()[:3], strict=True)))
+    palette.setColor(QPalette.ColorRole.WindowText, mixed)
+    widget.setPalette(palette)
+
+
+def mono() -> QFont:
+    """The system's fixed-width font."""
+    return QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
+
+
+def sized(font: QFont, scale: float, *, bold: bool = False) -> QFont:
+    """The font, larger or smaller."""
+    result = QFont(font)
+    result.setPointSizeF(font.pointSizeF() * scale)
+    result.setBold(bold)
+    return result
+
+
+def pad(layout: QBoxLayout, *, margin: int = GAP, spacing: int = GAP) -> None:
+    """The same air everywhere."""
+    layout.setContentsMargins(margin, margin, margin, margin)
+    layout.setSpacing(spacing)
