@@ -1,4 +1,4 @@
-"""The engine: drives one procedure against one bench, on the calling thread, and leaves the bench safe however it ends."""
+"""The engine: drives one procedure against one bench, on the calling thread, and leaves the bench safe at any end."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -46,7 +45,7 @@ class FolderLock:
         self._file.close()
         self._file = None
         try:
-            os.unlink(self._path)
+            Path(self._path).unlink()
         except OSError:  # a reader on Windows is just looking; the file without a lock says the same
             return
 

@@ -1,7 +1,7 @@
 """Run folders: intent first, frames and events as they come, outcome last.
 
-``runs/<UTC time>-<procedure>-<4 hex>/`` holds ``run.json``, ``events.jsonl``, ``frames.h5``, maybe ``checkpoint.h5``, and
-at the end ``result.json`` (and ``result.h5`` for big arrays). A folder without ``result.json`` was cut off.
+``runs/<UTC time>-<procedure>-<4 hex>/`` holds ``run.json``, ``events.jsonl``, ``frames.h5``, maybe ``checkpoint.h5``,
+and at the end ``result.json`` (and ``result.h5`` for big arrays). A folder without ``result.json`` was cut off.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class RunFolder:
         with disk_errors(f"run {self.id}: the checkpoint in {self.path} cannot be written"):
             with ArrayFile(part) as arrays:
                 arrays.write_text("json", json.dumps(to_json(state, arrays)))
-            os.replace(part, self.path / "checkpoint.h5")
+            Path(part).replace(self.path / "checkpoint.h5")
 
     def finish(self, outcome: str, result: Any = None, *, message: str = "", **facts: Any) -> None:
         """Write the outcome, last of all, and close.
@@ -187,7 +187,7 @@ class RunFolder:
                 with ArrayFile(part) as arrays:
                     tree = to_json(result, arrays)
                 if arrays.used:
-                    os.replace(part, self.path / "result.h5")
+                    Path(part).replace(self.path / "result.h5")
                 self._close_files()
                 document = {
                     "outcome": outcome,

@@ -145,7 +145,7 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
+    Path(part).replace(path)
     sync_folder(path.parent)
 
 

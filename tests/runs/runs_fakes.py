@@ -44,7 +44,7 @@ class FakePanel:
 class FakeCamera:
     """Sees the sum of the panels' first pixels, so a frame tells which patterns made it."""
 
-    def __init__(self, clock: DrivenClock, slm: FakePanel, input: FakePanel) -> None:  # noqa: A002
+    def __init__(self, clock: DrivenClock, slm: FakePanel, input: FakePanel) -> None:
         self.name, self.shape, self.pitch, self.bitdepth, self.readout_s = "camera", SHAPE, (5e-6, 5e-6), 12, 1e-3
         self.clock, self.slm, self.input = clock, slm, input
         self.grabs = 0
