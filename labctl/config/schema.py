@@ -7,16 +7,22 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PrivateAttr, field_validator
 
 NonNegative = Annotated[float, Field(ge=0)]
-Driver = Annotated[str, Field(min_length=1, description="catalogue name, entry point, or package.module:Class")]
+Driver = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*(:[A-Za-z_][A-Za-z0-9_.]*)?$",
+        description="catalogue name, entry point, or package.module:Class",
+    ),
+]
 
 
 class Section(BaseModel):
     """A table of a labctl TOML file: strict about keys, frozen once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class BenchSection(Section):
@@ -59,7 +65,15 @@ class InstrumentSection(Section):
     driver: Driver
     options: dict[str, Any] = {}
     role: Literal["laser", "shutter", "power-meter", "stage", "environment"]
-    limits: dict[str, tuple[float, float]] = {}
+    limits: dict[str, Annotated[tuple[float, float], Field(strict=False)]] = {}
+
+    @field_validator("limits")
+    @classmethod
+    def _low_before_high(cls, limits: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for setting, (low, high) in limits.items():
+            if low > high:
+                raise ValueError(f"the limits of {setting} must be [lowest, highest], not [{low:g}, {high:g}]")
+        return limits
 
 
 class SimulationSection(Section):
