@@ -60,7 +60,7 @@ class EncoderSpec:
     """An encoder by name, with its ceiling (largest modulus shown, over the field's largest)."""
 
     name: str = "double-phase"
-    ceiling: float = 0.5
+    ceiling: float = 0.8
 
     def encode(self, field: Complex[Tensor, "row column"]) -> Float[Tensor, "row column"]:
         """The phase pattern, rad in [0, 2 pi).

@@ -1,0 +1,420 @@
+"""The simulated light between simulated devices: a 4f bench with the imperfections of `labctl.simulation.effects`.
+
+Method. The optical frame is the SLM's. Square panel pixels, moved and turned by the panel's true affine map, are spread
+onto a fine grid and transformed to the SLM's pixels (a non-uniform FFT of type 1, Kaiser-Bessel kernel, oversampling
+2: Dutt and Rokhlin 1993; Greengard and Lee 2004), so that no interpolation of the spectrum is needed whatever the ratio
+of pitches. The SLM's delivered field multiplies it. A second FFT, oversampled by 2 so that intensity is not aliased and
+pruned to the window that is read, gives the camera plane, which an affine map with pixel integration brings to counts.
+
+Noise is a function of the seed and the exposure's number, not of what ran before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from scipy.fft import fft
+from scipy.special import i0
+
+from labctl.clock import Clock
+from labctl.optics.geometry import Geometry
+from labctl.optics.zernike import zernike
+from labctl.simulation.effects import Effects, Truth
+
+Float = NDArray[np.float32]
+Complex = NDArray[np.complex64]
+Window = tuple[int, int, int, int]
+WORKERS = min(8, os.cpu_count() or 1)
+KERNEL_WIDTH = 6
+KERNEL_BETA = 2.30 * KERNEL_WIDTH
+LN9 = float(np.log(9.0))
+
+
+@dataclass
+class _Panel:
+    """What a liquid-crystal panel shows: the pattern it is going to, the one it comes from, and since when."""
+
+    gray: NDArray[np.integer]
+    before: NDArray[np.integer]
+    since: float = -1e9
+    serial: int = 0
+
+    def show(self, gray: NDArray[np.integer], now: float) -> None:
+        self.before, self.gray = self.gray, gray.copy()
+        self.since = now
+        self.serial += 1
+
+
+class World:
+    """The light of one simulated bench. The devices' fronts call `show_slm`, `show_input`, `expose`.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Nominal geometry of the bench file and the devices.
+    effects : Effects
+    seed : int
+    clock : Clock
+    slm_levels, input_levels : int
+    camera_bitdepth : int
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        effects: Effects,
+        *,
+        seed: int,
+        clock: Clock,
+        slm_levels: int = 256,
+        input_levels: int = 256,
+        camera_bitdepth: int = 12,
+    ) -> None:
+        self.clock = clock
+        self._geometry, self._effects, self._seed = geometry, effects, seed
+        self._truth = Truth.draw(effects, seed)
+        self._levels = {"slm": slm_levels, "input": input_levels}
+        self._full_scale = 2**camera_bitdepth - 1
+        self._camera_bits = camera_bitdepth
+        now = clock.now()
+        self._slm = _Panel(*[np.zeros(geometry.slm.shape, np.uint16)] * 2, since=now - 1e9)
+        self._input = _Panel(*[np.zeros(geometry.input.shape, np.uint16)] * 2, since=now - 1e9)
+        self._laser_on, self._laser_power = True, 1.0
+        self._exposures = 0
+        self._fields: OrderedDict[tuple[int, Window], Complex] = OrderedDict()
+        self._samplers: dict[Window, _Sampler] = {}
+
+    # what the devices' fronts may do
+
+    def show_slm(self, gray: NDArray[np.integer]) -> None:
+        """A new gray pattern [row, column] on the SLM; it settles exponentially from now."""
+        self._slm.show(gray, self.clock.now())
+
+    def show_input(self, gray: NDArray[np.integer]) -> None:
+        """A new gray pattern [row, column] on the input panel, from now."""
+        self._input.show(gray, self.clock.now())
+
+    def set_laser(self, *, on: bool | None = None, power: float | None = None) -> None:
+        """Switch the laser, or set its power (fraction of nominal)."""
+        self._laser_on = self._laser_on if on is None else on
+        self._laser_power = self._laser_power if power is None else power
+
+    @property
+    def laser(self) -> tuple[bool, float]:
+        """Whether the laser is on, and its power setting."""
+        return self._laser_on, self._laser_power
+
+    def expose(self, exposure_s: float, window: Window | None = None) -> NDArray[np.uint16]:
+        """One exposure that starts now and lasts `exposure_s` on the world's clock.
+
+        Parameters
+        ----------
+        exposure_s : float, s
+        window : (first row, end row, first column, end column), camera pixels
+            Default the whole sensor.
+
+        Returns
+        -------
+        uint16 array [row, column], counts
+        """
+        start = self.clock.now()
+        self.clock.sleep(exposure_s)
+        number = self._exposures
+        self._exposures += 1
+        shape = self._geometry.camera.shape
+        window = window or (0, shape[0], 0, shape[1])
+        noise = np.random.Generator(np.random.SFC64([self._seed, number]))
+        light = self._power(start + exposure_s / 2, noise)
+        electrons = np.zeros((window[1] - window[0], window[3] - window[2]), np.float32)
+        if light > 0:
+            electrons = self._intensity(start, exposure_s, window)
+            electrons *= np.float32(light * self._effects.flux_e_per_s * exposure_s)
+        return self._read_out(electrons, exposure_s, window, noise)
+
+    # laser
+
+    def _power(self, when: float, noise: np.random.Generator) -> float:
+        if not self._laser_on:
+            return 0.0
+        effects = self._effects
+        periods = 600.0 * 2.0 ** np.arange(len(self._truth.drift_phases))
+        # sines of periods from 10 minutes to 5 hours; each has the same rms rate
+        swing = periods / (2 * np.pi) * np.sin(2 * np.pi * when / periods + self._truth.drift_phases)
+        drift = effects.laser_drift / 3600 * swing.sum() * np.sqrt(2 / len(periods))
+        return self._laser_power * (1 + drift) * (1 + effects.laser_flicker * float(noise.standard_normal()))
+
+    # light
+
+    def _intensity(self, start: float, exposure_s: float, window: Window) -> Float:
+        sampler = self._sampler(window)
+        field = self._slm_field(start, exposure_s, window, sampler)
+        spread = self._spreading
+        amplitude = self._input_amplitude(self._input.gray)
+        points = (spread.matrix @ amplitude.ravel()).reshape(spread.shape)
+        rows, columns = self._geometry.slm.shape
+        # each transform runs along the contiguous axis, and only over the rows that the next step needs
+        spectrum = fft(points * spread.ramp, n=2 * columns, axis=1, workers=WORKERS)[:, :columns]
+        spectrum = fft(np.ascontiguousarray(spectrum.T), n=2 * rows, axis=1, workers=WORKERS)[:, :rows]
+        camera = fft(spectrum * field, n=2 * rows, axis=1, workers=WORKERS)[:, : sampler.rows]
+        camera = fft(np.ascontiguousarray(camera.T), n=2 * columns, axis=1, workers=WORKERS)[:, : sampler.columns]
+        return sampler(camera.real**2 + camera.imag**2)
+
+    def _input_amplitude(self, gray: NDArray[np.integer]) -> Float:
+        """Amplitude of the panel's pixels: response, contrast, illumination and field stop."""
+        table, illumination = self._input_tables
+        return table[gray] * illumination
+
+    @cached_property
+    def _input_tables(self) -> tuple[Float, Float]:
+        effects, levels = self._effects, self._levels["input"]
+        floor = 0.0 if np.isinf(effects.input_contrast) else effects.input_contrast**-0.5
+        response = (np.arange(levels) / (levels - 1)) ** self._truth.input_gamma
+        table = np.sqrt(floor**2 + (1 - floor**2) * response**2)
+        shape = self._geometry.input.shape
+        y, x = (np.arange(n) - (n - 1) / 2 for n in shape)
+        side = min(effects.input_stop_px, *shape)
+        stop = (np.abs(y)[:, None] <= side / 2) & (np.abs(x)[None] <= side / 2)
+        radius2 = (y[:, None] ** 2 + x[None] ** 2) / (side**2 / 2)
+        return table.astype(np.float32), (stop * (1 - effects.input_vignetting * radius2)).astype(np.float32)
+
+    @cached_property
+    def _spreading(self) -> _Spreading:
+        """The input panel's pixels, at their true places in the SLM's frame, on the fine grid."""
+        geometry, truth = self._geometry, self._truth
+        turn = truth.input_rotation - truth.fourier_rotation
+        affine = truth.input_scale / truth.fourier_scale * _rotation(turn)
+        lit = np.argwhere(self._input_tables[1] > 0)
+        low, high = lit.min(0), lit.max(0) + 1
+        pixels = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij"), -1)
+        place = pixels.reshape(-1, 2) - geometry.input.centre + np.asarray(truth.input_shift)
+        metres = (place * geometry.input.pitch) @ affine.T
+        return _Spreading.build(metres, pixels.reshape(-1, 2), geometry, truth.fourier_shift)
+
+    def _slm_field(self, start: float, exposure_s: float, window: Window, sampler: _Sampler) -> Complex:
+        """Delivered field [column, row] x what the transforms need, for the exposure's mean state of the crystal."""
+        rise = self._effects.slm_rise_s
+        left = 0.0
+        if rise > 0:
+            tau = rise / LN9
+            left = float(np.exp(-(start + exposure_s / 2 - self._slm.since) / tau))
+        key = (self._slm.serial, window)
+        if left < 1e-3 and key in self._fields:
+            self._fields.move_to_end(key)
+            return self._fields[key]
+        phase = self._delivered_phase(self._slm.gray)
+        if left >= 1e-3:
+            phase = phase + np.float32(left) * (self._delivered_phase(self._slm.before) - phase)
+        zero = self._effects.slm_zero_order
+        field = np.empty(phase.shape, np.complex64)
+        field.real = np.cos(phase) * np.float32((1 - zero) ** 0.5) + np.float32(zero**0.5)
+        field.imag = np.sin(phase) * np.float32((1 - zero) ** 0.5)
+        field = np.ascontiguousarray((field * self._pupil).T) * self._spreading.factor * sampler.ramp
+        if left < 1e-3:
+            self._fields[key] = field
+            while len(self._fields) > 6:
+                self._fields.popitem(last=False)
+        return field
+
+    def _delivered_phase(self, gray: NDArray[np.integer]) -> Float:
+        """Phase (rad) that the panel gives: response curve, its variation over the panel, spread between pixels."""
+        table, stroke = self._slm_tables
+        phase = table[gray] * stroke
+        width = self._effects.slm_crosstalk_px
+        if width > 0:
+            phase = cv2.GaussianBlur(phase, (5, 5), width / 2.3548, borderType=cv2.BORDER_REPLICATE)
+        return phase
+
+    @cached_property
+    def _slm_tables(self) -> tuple[Float, Float]:
+        levels = self._levels["slm"]
+        command = np.arange(levels) / levels
+        bend = sum(a * np.sin((k + 1) * np.pi * command) for k, a in enumerate(self._truth.lut_bend))
+        # more gray is less phase, as in slmsuite
+        table = 2 * np.pi * (1 - (command + 1 / levels)) - bend
+        y, x = (np.linspace(-1, 1, n) for n in self._geometry.slm.shape)
+        a, b, c, d = self._truth.stroke
+        stroke = 1 + a * y[:, None] + b * x[None] + c * y[:, None] * x[None] + d * (y[:, None] ** 2 - x[None] ** 2)
+        return table.astype(np.float32), stroke.astype(np.float32)
+
+    @cached_property
+    def _pupil(self) -> Complex:
+        """Complex transmission of optics at the SLM's pixels: aberration and apodisation."""
+        shape = self._geometry.slm.shape
+        radius = min(shape) / 2
+        y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) / radius for n in shape), indexing="ij")
+        waves = np.zeros(shape)
+        for j, size in enumerate(self._truth.zernikes):
+            if size:
+                waves += size * zernike(j, y, x)
+        amplitude = 1 - self._effects.pupil_apodisation * np.clip(y**2 + x**2, 0, 2) / 2
+        return (amplitude * np.exp(2j * np.pi * waves)).astype(np.complex64)
+
+    # camera
+
+    def _sampler(self, window: Window) -> _Sampler:
+        if window not in self._samplers:
+            self._samplers[window] = _Sampler.build(window, self._geometry, self._truth)
+        return self._samplers[window]
+
+    @cached_property
+    def _camera_maps(self) -> tuple[Float, Float]:
+        """Response of each camera pixel (PRNU, pixel envelope of the SLM, fringes), and hot pixels' current (e-/s)."""
+        effects, geometry, truth = self._effects, self._geometry, self._truth
+        shape = geometry.camera.shape
+        response = 1 + effects.prnu * np.random.default_rng([self._seed, 1]).standard_normal(shape)
+        metres = _camera_to_metres(geometry, truth)
+        grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+        place = grid @ metres[:, :2].T + metres[:, 2]
+        if effects.slm_fill:
+            for axis in (0, 1):
+                response *= np.sinc(place[..., axis] / geometry.field_of_view[axis]) ** 2
+        if effects.fringes:
+            period, angle, start = truth.fringe
+            wave = (grid[..., 0] * np.sin(angle) + grid[..., 1] * np.cos(angle)) * 2 * np.pi / period
+            response *= 1 + effects.fringes * np.sin(wave + start)
+        dice = np.random.default_rng([self._seed, 2])
+        hot = np.where(dice.random(shape) < effects.hot_pixels, dice.exponential(2e4, shape), 0.0)
+        return response.astype(np.float32), hot.astype(np.float32)
+
+    def _read_out(
+        self, electrons: Float, exposure_s: float, window: Window, noise: np.random.Generator
+    ) -> NDArray[np.uint16]:
+        effects = self._effects
+        part = np.s_[window[0] : window[1], window[2] : window[3]]
+        response, hot = self._camera_maps
+        electrons *= response[part]
+        electrons += (hot[part] + np.float32(effects.dark_current_e_per_s)) * np.float32(exposure_s)
+        variance = np.full_like(electrons, effects.read_noise_e**2)
+        if effects.shot_noise:
+            dim = electrons < 20
+            variance += np.where(dim, 0, electrons)
+            electrons[dim] = noise.poisson(electrons[dim])
+        if effects.shot_noise or effects.read_noise_e:
+            electrons += np.sqrt(variance) * noise.standard_normal(electrons.shape, dtype=np.float32)
+        per_count = effects.full_well_e / (self._full_scale - effects.offset_counts)
+        counts = electrons / np.float32(per_count) + np.float32(effects.offset_counts)
+        return np.clip(np.rint(counts), 0, self._full_scale).astype(np.uint16)
+
+
+def _rotation(angle: float) -> NDArray[np.float64]:
+    """Rotation of (y, x) vectors."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, s], [-s, c]])
+
+
+def _camera_to_metres(geometry: Geometry, truth: Truth) -> NDArray[np.float64]:
+    """Affine map [2, 3] from camera pixels (row, column) to the camera plane (y, x), m, in the SLM's frame."""
+    turn = _rotation(truth.camera_rotation + truth.camera_turns * np.pi / 2)
+    if truth.camera_mirror:
+        turn = turn @ np.diag([1.0, -1.0])
+    linear = turn @ np.diag(geometry.camera.pitch)
+    origin = np.asarray(geometry.camera.centre) + np.asarray(truth.camera_shift)
+    return np.concatenate([linear, (-linear @ origin)[:, None]], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Spreading:
+    """A non-uniform FFT of type 1 from the input panel's pixels to the SLM's pixels."""
+
+    matrix: scipy.sparse.csr_matrix
+    shape: tuple[int, int]
+    ramp: Complex
+    factor: Complex
+
+    @staticmethod
+    def build(
+        metres: NDArray[np.float64],
+        pixels: NDArray[np.intp],
+        geometry: Geometry,
+        shift: tuple[float, float],
+    ) -> _Spreading:
+        fine = [
+            geometry.wavelength * geometry.f1 / (2 * geometry.slm.shape[i] * geometry.slm.pitch[i]) for i in (0, 1)
+        ]
+        grid = metres / fine
+        low = np.floor(grid.min(0)).astype(int) - KERNEL_WIDTH
+        size = np.ceil(grid.max(0)).astype(int) + KERNEL_WIDTH - low + 1
+        half = KERNEL_WIDTH / 2
+        first = np.ceil(grid - half).astype(int)
+        taps = first[:, None, :] + np.arange(KERNEL_WIDTH)[None, :, None]
+        away = (taps - grid[:, None, :]) / half
+        weight = i0(KERNEL_BETA * np.sqrt(np.clip(1 - away**2, 0, None)))
+        taps = taps - low
+        cells = (taps[:, :, None, 0] * size[1] + taps[:, None, :, 1]).reshape(len(grid), -1)
+        weights = (weight[:, :, None, 0] * weight[:, None, :, 1]).reshape(len(grid), -1)
+        source = np.repeat(pixels[:, 0] * geometry.input.shape[1] + pixels[:, 1], cells.shape[1])
+        matrix = scipy.sparse.csr_matrix(
+            (weights.ravel().astype(np.float32), (cells.ravel(), source)),
+            shape=(int(size.prod()), int(np.prod(geometry.input.shape))),
+        )
+        ramps, factors = [], []
+        for i in (0, 1):
+            n = geometry.slm.shape[i]
+            step = geometry.slm.pitch[i] / (geometry.wavelength * geometry.f1)
+            nu = (np.arange(n) - (n - 1) / 2 - shift[i]) * step
+            # the transform of a box of samples starting at `low`, at frequencies nu[0] + k step
+            ramps.append(np.exp(-2j * np.pi * nu[0] * np.arange(size[i]) * fine[i]))
+            turns = np.exp(-2j * np.pi * nu * low[i] * fine[i])
+            argument = np.sqrt(KERNEL_BETA**2 - (np.pi * KERNEL_WIDTH * nu * fine[i]) ** 2 + 0j)
+            kernel = KERNEL_WIDTH * np.sinh(argument) / argument
+            envelope = np.sinc(nu * geometry.input.pitch[i])
+            factors.append(turns * envelope / kernel * step * geometry.input.pitch[i])
+        ramp = ramps[0][:, None] * ramps[1][None]
+        factor = factors[1][:, None] * factors[0][None]  # [column, row], as the transforms run
+        return _Spreading(
+            matrix,
+            (int(size[0]), int(size[1])),
+            ramp.astype(np.complex64),
+            factor.astype(np.complex64),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sampler:
+    """From the oversampled camera plane to the pixels of one camera window."""
+
+    rows: int
+    columns: int
+    ramp: Complex
+    affine: NDArray[np.float64]
+    size: tuple[int, int]
+
+    @staticmethod
+    def build(window: Window, geometry: Geometry, truth: Truth) -> _Sampler:
+        metres = _camera_to_metres(geometry, truth)
+        fine = np.array([geometry.field_of_view[i] / (2 * geometry.slm.shape[i]) for i in (0, 1)])
+        to_fine = metres / fine[:, None]
+        corners = np.array([[r, c] for r in window[:2] for c in window[2:]], float) - 0.5
+        reach = corners @ to_fine[:, :2].T + to_fine[:, 2]
+        low = np.floor(reach.min(0)).astype(int) - 3
+        size = np.minimum(np.ceil(reach.max(0)).astype(int) + 3 - low, 2 * np.asarray(geometry.slm.shape))
+        # twice as fine as the camera's pixels, averaged 2 x 2: integration over the pixel
+        affine = np.empty((2, 3))
+        affine[:, :2] = to_fine[:, :2] / 2
+        first = np.array([window[0], window[2]], float) - 0.25
+        affine[:, 2] = to_fine[:, :2] @ first + to_fine[:, 2] - low
+        ramps = [
+            np.exp(-2j * np.pi * (np.arange(n) - (n - 1) / 2) * low[i] / (2 * n))
+            for i, n in enumerate(geometry.slm.shape)
+        ]
+        ramp = (ramps[1][:, None] * ramps[0][None]).astype(np.complex64)
+        return _Sampler(
+            int(size[0]), int(size[1]), ramp, affine,
+            (window[1] - window[0], window[3] - window[2]),
+        )  # fmt: skip
+
+    def __call__(self, power: Float) -> Float:
+        # OpenCV counts (x, y)
+        swapped = self.affine[::-1][:, [1, 0, 2]]
+        rows, columns = self.size
+        fine = cv2.warpAffine(
+            power, swapped, (2 * columns, 2 * rows), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        )
+        return cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
