@@ -1,8 +1,8 @@
 """The one way from the hardware thread into the window: rare events as signals, in order, in batches.
 
-Whoever is on another thread calls `Bridge.post`; it returns at once. Events wait in a deque, and one queued signal wakes
-the GUI thread however many there are, so that a chatty engine cannot flood the event loop. Of `Progressed` only the
-newest counts, ten times a second at most. Frames do not come this way: see `labctl.gui.mailbox`.
+Whoever is on another thread calls `Bridge.post`; it returns at once. Events wait in a deque, and one queued signal
+wakes the GUI thread however many there are, so that a chatty engine cannot flood the event loop. Of `Progressed` only
+the newest counts, ten times a second at most. Frames do not come this way: see `labctl.gui.mailbox`.
 """
 
 from __future__ import annotations

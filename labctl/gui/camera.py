@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
-from PySide6.QtGui import QAction
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
 from labctl.bench.facts import BenchFacts
@@ -26,7 +25,6 @@ class CameraPanel(QWidget):
 
     def __init__(
         self,
-        live: QAction,
         *,
         colormap: str = NAMES[0],
         logarithmic: bool = False,
@@ -45,25 +43,23 @@ class CameraPanel(QWidget):
         self.colormap.setCurrentText(colormap if colormap in NAMES else NAMES[0])
         self.colormap.setToolTip("Colours of the picture; viridis and cividis are safe for colour-blind eyes")
         self.logarithmic = _toggle("Log", "Logarithmic brightness: three decades between the levels", logarithmic)
-        live_button = QToolButton()
-        live_button.setDefaultAction(live)
-        live_button.setToolButtonStyle(live_button.toolButtonStyle().ToolButtonTextBesideIcon)
         self.fit = _button("Fit", "The whole frame (or double-click the picture)")
         self.actual = _button("1:1", "One camera pixel on one screen pixel")
         self.cursor_value, self.saturation, self.rates = theme.quiet(), theme.quiet(), theme.quiet()
-        self.saturation.setAlignment(self.saturation.alignment().AlignRight)
-        self.rates.setAlignment(self.rates.alignment().AlignRight)
-        self._arrange(live_button)
+        self.saturation.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.rates.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self._arrange()
         self._connect()
         self._recolour()
 
-    def _arrange(self, live_button: QToolButton) -> None:
+    def _arrange(self) -> None:
         head, caption, foot = QHBoxLayout(), QHBoxLayout(), QHBoxLayout()
         for row in (head, caption, foot):
             theme.pad(row, margin=0, spacing=theme.TIGHT)
-        head.addWidget(live_button)
+        for widget in (self.colormap, self.logarithmic):
+            head.addWidget(widget)
         head.addStretch(1)
-        for widget in (self.colormap, self.logarithmic, self.fit, self.actual):
+        for widget in (self.fit, self.actual):
             head.addWidget(widget)
         caption.addWidget(self.cursor_value, 1)
         caption.addWidget(self.saturation, 1)

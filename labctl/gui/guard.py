@@ -39,9 +39,7 @@ def guarded(*types: type) -> Callable[[Callable[..., Any]], Callable[..., None]]
     """
 
     def decorate(method: Callable[..., Any]) -> Callable[..., None]:
-        positional = [
-            p for p in inspect.signature(method).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
-        ]
+        positional = [p for p in inspect.signature(method).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
         takes = len(positional)
 
         @functools.wraps(method)
@@ -51,7 +49,7 @@ def guarded(*types: type) -> Callable[[Callable[..., Any]], Callable[..., None]]
             except Exception as error:
                 report(error, method.__qualname__)
 
-        del slot.__wrapped__  # type: ignore[attr-defined]  # PySide would count the wrapped method's arguments
+        del slot.__wrapped__  # PySide would count the wrapped method's arguments
         wrapped: Callable[..., None] = Slot(*types)(slot)
         return wrapped
 

@@ -28,7 +28,7 @@ class Histogram(QWidget):
         self.setFixedHeight(HEIGHT)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMouseTracking(True)
-        self.setToolTip("Pixels per count, logarithmic height (every 4th row and column). Drag the lines to set the levels.")
+        self.setToolTip("Pixels per count (every 4th row and column), logarithmic. Drag the lines to set the levels.")
 
     def sizeHint(self) -> QSize:
         """As wide as it gets, `HEIGHT` high."""

@@ -55,9 +55,7 @@ def _report(p: QPainter) -> None:
 
 def _folder(p: QPainter) -> None:
     p.drawPolygon(
-        QPolygonF(
-            [QPointF(7, 52), QPointF(7, 14), QPointF(25, 14), QPointF(31, 21), QPointF(57, 21), QPointF(57, 52)]
-        )
+        QPolygonF([QPointF(7, 52), QPointF(7, 14), QPointF(25, 14), QPointF(31, 21), QPointF(57, 21), QPointF(57, 52)])
     )
 
 

@@ -1,4 +1,4 @@
-"""Which counts get the first and the last colour: two numbers, a button that follows the frame, one for the full scale."""
+"""Which counts get the first and the last colour: two numbers, or following the frame, or the full scale."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Levels(QWidget):
         super().__init__(parent)
         self._full = 255
         self.low, self.high = QSpinBox(), QSpinBox()
-        for spin, tip in ((self.low, "Counts shown as the darkest colour"), (self.high, "Counts shown as the brightest")):
+        self.low.setToolTip("Counts shown as the darkest colour")
+        self.high.setToolTip("Counts shown as the brightest colour")
+        for spin in (self.low, self.high):
             spin.setRange(0, self._full)
-            spin.setToolTip(tip)
             spin.setKeyboardTracking(False)
             spin.setAccelerated(True)
-            spin.valueChanged.connect(self._on_edited)
         self.high.setValue(self._full)
         self.follow = QToolButton()
         self.follow.setText("Auto")
@@ -37,6 +37,8 @@ class Levels(QWidget):
         self.full.setText("Full scale")
         self.full.setToolTip("Levels from 0 to the largest count that the camera can give")
         self.full.clicked.connect(self._on_full)
+        for spin in (self.low, self.high):
+            spin.valueChanged.connect(self._on_edited)
         row = QHBoxLayout(self)
         theme.pad(row, margin=0, spacing=theme.TIGHT)
         for widget in (QLabel("Levels"), self.low, QLabel("to"), self.high, self.follow, self.full):

@@ -99,7 +99,9 @@ class LogPanel(QWidget):
             cursor.insertBlock()
         style = QTextCharFormat()
         style.setForeground(theme.level_colour("debug", self.palette()))
-        cursor.insertText(dt.datetime.fromtimestamp(line.time).strftime("%H:%M:%S.%f")[:-3] + "  ", style)
+        cursor.insertText(
+            dt.datetime.fromtimestamp(line.time, dt.UTC).astimezone().strftime("%H:%M:%S.%f")[:-3] + "  ", style
+        )
         style.setForeground(theme.level_colour(line.level, self.palette()))
         word = f"{line.level:<8}" if _RANK.get(line.level, 1) != 1 else " " * 8
         cursor.insertText(word + line.text.rstrip(), style)

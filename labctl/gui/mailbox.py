@@ -41,7 +41,7 @@ class Counts:
 
 
 class Mailbox:
-    """One slot between the hardware thread and the display. `put` never blocks: an unread shot is dropped, and counted."""
+    """One slot between the hardware thread and the display. An unread shot is dropped, and counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -26,7 +26,7 @@ from labctl.gui.bridge import Bridge
 from labctl.gui.mailbox import Mailbox, Shot
 from labctl.gui.status import Outcome, Phase, Status
 from labctl.procedures.messages import Gray
-from labctl.runs.events import Captured, Event, Progressed, State, StateChanged
+from labctl.runs.events import Captured, Event, Logged, Progressed, State, StateChanged
 
 log = logging.getLogger(__name__)
 LIVE_PERIOD_S = 1 / 30
@@ -127,6 +127,10 @@ class Session:
         """Close the bench that is open, and open this one."""
         self._commands.put(_Command("open", name))
 
+    def release(self) -> None:
+        """Leave the bench safe and release its devices."""
+        self._commands.put(_Command("release"))
+
     def start(self, job: Job) -> None:
         """Run a job on the open bench."""
         self._commands.put(_Command("run", job))
@@ -179,17 +183,14 @@ class Session:
                 self._mailbox.saved(saved)
             case StateChanged(state=state):
                 self._follow(state)
+            case Logged():
+                return  # the engine has logged it too, and the log panel listens to the loggers
         self._bridge.post(event)
 
     def attach(self, engine: Controls) -> None:
-        """Pause and abort go to this engine from now on; what was asked before is passed on."""
+        """Pause and abort go to this engine from now on; what was asked before is passed on when it runs."""
         with self._lock:
             self._engine = engine
-            abort, paused = self._abort, self._paused
-        if abort:
-            engine.abort()
-        elif paused:
-            engine.pause()
 
     def detach(self) -> None:
         """No engine to tell for now."""
@@ -209,6 +210,7 @@ class Session:
             "open": self._open,
             "run": self._run,
             "live": self._set_live,
+            "release": self._release,
         }
         try:
             while not self._quit:
@@ -248,6 +250,10 @@ class Session:
             return
         log.info("bench '%s' is open: %s", name, ", ".join(f"{k} {v}" for k, v in self._bench.devices.items()))
         self._enter(Phase.IDLE, Status(Phase.IDLE, name, self._bench.facts))
+
+    def _release(self, _nothing: None) -> None:
+        self._close()
+        self._enter(Phase.CLOSED)
 
     def _set_live(self, on: bool) -> None:
         if self._bench is None:
@@ -304,6 +310,14 @@ class Session:
             bench.close()
 
     def _follow(self, state: State) -> None:
+        if state is State.RUNNING:
+            # An engine forgets what it is asked before it runs, so what was asked meanwhile is said again.
+            with self._lock:
+                engine, abort, paused = self._engine, self._abort, self._paused
+            if engine is not None and abort:
+                engine.abort()
+            elif engine is not None and paused:
+                engine.pause()
         # IDLE of one engine is not the end of the job: `_run` says when that is.
         phase = {State.RUNNING: Phase.RUNNING, State.PAUSED: Phase.PAUSED, State.ABORTING: Phase.ABORTING}.get(state)
         if phase is not None and (phase is Phase.ABORTING or not self._abort):

@@ -86,7 +86,7 @@ def save(path: Path, settings: Settings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _take(settings: Settings, values: dict[str, Any]) -> list[str]:
@@ -105,7 +105,7 @@ def _take(settings: Settings, values: dict[str, Any]) -> list[str]:
 def _set_aside(path: Path, reason: str) -> str:
     aside = path.with_name(path.name + ".damaged")
     try:
-        os.replace(path, aside)
+        path.replace(aside)
     except OSError as error:
         return f"the window settings {path} cannot be read ({reason}) nor moved away ({error}): defaults are used"
     return f"the window settings could not be read ({reason}): set aside as {aside}; defaults are used"

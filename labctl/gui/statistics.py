@@ -55,7 +55,9 @@ def measure(data: NDArray[Any], full_scale: int) -> FrameStatistics:
         sample = sample.astype(np.float32)
     bins = min(BINS, full_scale + 1)
     histogram = cv2.calcHist([sample], [0], None, [bins], [0, full_scale + 1]).ravel()
-    return FrameStatistics(histogram, full_scale, int(np.count_nonzero(data >= full_scale)), int(data.size))
+    return FrameStatistics(
+        histogram.astype(np.float32), full_scale, int(np.count_nonzero(data >= full_scale)), int(data.size)
+    )
 
 
 def auto_levels(statistics: FrameStatistics, *, low: float = 0.01, high: float = 0.998) -> tuple[int, int]:

@@ -54,7 +54,11 @@ def soften(widget: QWidget) -> None:
     """Text between the palette's full and placeholder strength, readable on both themes."""
     palette = widget.palette()
     strong, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
-    mixed = QColor(*(round(0.68 * s + 0.32 * b) for s, b in zip(strong.getRgb()[:3], back.getRgb()[:3], strict=True)))
+    mixed = QColor.fromRgbF(
+        0.68 * strong.redF() + 0.32 * back.redF(),
+        0.68 * strong.greenF() + 0.32 * back.greenF(),
+        0.68 * strong.blueF() + 0.32 * back.blueF(),
+    )
     palette.setColor(QPalette.ColorRole.WindowText, mixed)
     widget.setPalette(palette)
 
