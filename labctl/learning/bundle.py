@@ -6,6 +6,7 @@ the modules from the recipe and puts the weights in; nothing is unpickled.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import shutil
@@ -171,3 +172,22 @@ def list_bundles(models_dir: Path) -> list[Path]:
     if not models_dir.is_dir():
         return []
     return sorted(p for p in models_dir.iterdir() if not p.name.startswith(".") and (p / "recipe.toml").is_file())
+
+
+def find_bundle(name: str, models_dir: Path) -> Path:
+    """The folder of the bundle called `name` in `models_dir`; `models_dir` itself when it is a bundle of that name.
+
+    Raises
+    ------
+    ModelError
+        There is none. Names the nearest.
+    """
+    if (models_dir / "recipe.toml").is_file():
+        return models_dir
+    path = models_dir / name
+    if path.is_dir() and (path / "recipe.toml").is_file():
+        return path
+    names = [bundle.name for bundle in list_bundles(models_dir)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+    hint = f"; did you mean {near[0]!r}?" if near else f" (there: {', '.join(names) or 'none'})"
+    raise ModelError(f"no model {name!r} in {models_dir}{hint}")

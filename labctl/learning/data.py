@@ -89,13 +89,14 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Found:
-    """Where a set was found, and how many images its two splits hold there."""
+    """Where a set was found, and how many images its two splits hold there; `problem` says what is wrong, if it is."""
 
     name: str
     folder: Path
     source: str
     train: int
     test: int
+    problem: str = ""
 
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -226,7 +227,8 @@ def _read(known: KnownSet, files: list[Path]) -> tuple[NDArray[np.uint8], NDArra
         )
     if labels.max() >= len(known.classes):
         raise DataError(
-            f"{files[1]}: holds label {labels.max()}, {known.name} has classes 0 to {len(known.classes) - 1}; fetch it again"
+            f"{files[1]}: holds label {labels.max()}, {known.name} has classes 0 to {len(known.classes) - 1}; "
+            "put the original file there"
         )
     return images[:, None], labels
 
@@ -285,8 +287,8 @@ def load(
     if limit is not None and limit < len(labels):
         chosen = balanced_order(labels, seed)[:limit]
         images, labels = images[chosen], labels[chosen]
-    digest = hashlib.sha256(np.ascontiguousarray(images))
-    digest.update(np.ascontiguousarray(labels))
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    digest.update(np.ascontiguousarray(labels).data)
     return ImageSet(
         name=name,
         split=split,
@@ -300,13 +302,7 @@ def load(
 
 
 def find_sets(data_dir: Path | None = None) -> list[Found]:
-    """Every place where a known set lies, in search order; the counts are read from the files.
-
-    Raises
-    ------
-    DataError
-        A file that is there cannot be read.
-    """
+    """Every place where a known set lies, in search order; counted from the files, damaged ones with their problem."""
     found = []
     for known in KNOWN.values():
         seen: set[Path] = set()
@@ -314,10 +310,14 @@ def find_sets(data_dir: Path | None = None) -> list[Found]:
             if folder.resolve() in seen or not folder.is_dir():
                 continue
             seen.add(folder.resolve())
-            counts = []
-            for split in ("train", "test"):
-                files = _files(known, folder, split)  # type: ignore[arg-type]
-                counts.append(len(_read(known, files)[1]) if files else 0)
-            if any(counts):
-                found.append(Found(known.name, folder, kind, counts[0], counts[1]))
+            counts, problem = {"train": 0, "test": 0}, ""
+            splits: tuple[Split, Split] = ("train", "test")
+            for split in splits:
+                try:
+                    files = _files(known, folder, split)
+                    counts[split] = len(_read(known, files)[1]) if files else 0
+                except DataError as error:
+                    problem = problem or str(error)
+            if any(counts.values()) or problem:
+                found.append(Found(known.name, folder, kind, counts["train"], counts["test"], problem))
     return found

@@ -85,7 +85,7 @@ def logits_of(model: nn.Module, images: Tensor, *, batch: int = 500) -> Float[Te
     was_training = model.training
     model.eval()
     out = []
-    for part in images.split(batch):
+    for part in torch.split(images, batch):
         out.append(model(as_images(part) if part.dtype == torch.uint8 else part))
     model.train(was_training)
     return torch.cat(out)
@@ -141,7 +141,7 @@ def fit(
         pixels, total = view(epoch), 0.0
         with seeded(mix_seed(seed, epoch)):
             order = torch.randperm(count)
-            for number, chosen in enumerate(order.split(section.batch)):
+            for number, chosen in enumerate(torch.split(order, section.batch)):
                 step = epoch * per_epoch + number
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(section, step, steps)

@@ -130,7 +130,7 @@ def refit_backend(
     for epoch in range(epochs):
         total = 0.0
         with seeded(mix_seed(seed, epoch)):
-            for chosen in kept[torch.randperm(len(kept))].split(batch):
+            for chosen in torch.split(kept[torch.randperm(len(kept))], batch):
                 rate = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
                 for group in optimizer.param_groups:
                     group["lr"] = rate

@@ -11,6 +11,7 @@ kernel size, `conv2d(images, fused_kernels(), padding=K // 2)` equals the cascad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Complex, Float
@@ -18,6 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from labctl.errors import ModelError
+
+DIRECT_UP_TO = 11
+"""Fused kernels up to this size run as direct convolution. Measured for 8 maps of 28x28, one CPU core, a training step:
+7x7 takes 21 ms directly and 57 ms through the spectrum."""
 
 
 class SpectralConv(nn.Module):
@@ -47,7 +52,8 @@ class SpectralConv(nn.Module):
         """
         size = self.weight.shape[-1]
         padded = nn.functional.pad(self.weight, (0, grid - size, 0, grid - size))
-        return torch.fft.rfft2(padded.roll((-(size // 2), -(size // 2)), (-2, -1))).conj()
+        mask: Tensor = torch.fft.rfft2(padded.roll((-(size // 2), -(size // 2)), (-2, -1))).conj()
+        return mask
 
     def extra_repr(self) -> str:
         out, in_, size, _ = self.weight.shape
@@ -102,25 +108,42 @@ class SpectralCascade(nn.Module):
         self.kernel = sum(kernel_sizes) - len(kernel_sizes) + 1
         self.grid = image + self.kernel - 1
 
-    def _spectrum(self, images: Tensor) -> Tensor:
+    def _layers(self) -> list[SpectralConv]:
+        return [cast(SpectralConv, layer) for layer in self.layers]
+
+    def _check(self, images: Tensor) -> None:
         if images.shape[1:] != (self.in_channels, self.image, self.image):
             raise ModelError(
-                f"images are {list(images.shape)}, this student takes [n, {self.in_channels}, {self.image}, {self.image}]"
+                f"images are {list(images.shape)}, "
+                f"this student takes [n, {self.in_channels}, {self.image}, {self.image}]"
             )
-        return torch.fft.rfft2(images, s=(self.grid, self.grid))
+
+    def _spectrum(self, images: Tensor) -> Tensor:
+        self._check(images)
+        spectrum: Tensor = torch.fft.rfft2(images, s=(self.grid, self.grid))
+        return spectrum
 
     def _maps(self, spectrum: Tensor) -> Tensor:
-        return torch.fft.irfft2(spectrum, s=(self.grid, self.grid))[..., : self.image, : self.image]
+        maps: Tensor = torch.fft.irfft2(spectrum, s=(self.grid, self.grid))
+        return maps[..., : self.image, : self.image]
 
     def masks(self) -> Complex[Tensor, "maps in y half_x"]:
         """One fused mask per output map and input channel on the `grid`, in `rfft2` layout."""
-        fused = self.layers[0].mask(self.grid)
-        for layer in list(self.layers)[1:]:
+        first, *rest = self._layers()
+        fused: Tensor = first.mask(self.grid)
+        for layer in rest:
             fused = torch.einsum("omyx,miyx->oiyx", layer.mask(self.grid), fused)
         return fused
 
     def forward(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
-        """Signed feature maps, through the fused masks. Linear in the images."""
+        """Signed feature maps of the fused network, by the faster of its two equal paths. Linear in the images."""
+        if self.kernel <= DIRECT_UP_TO:
+            self._check(images)
+            return conv2d(images, self.fused_kernels(), padding=self.kernel // 2)
+        return self.spectral(images)
+
+    def spectral(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
+        """The same maps through the fused masks, as the bench makes them: one product in the Fourier domain."""
         spectrum, masks = self._spectrum(images), self.masks()
         if self.in_channels == 1:
             return self._maps(spectrum * masks[:, 0])
@@ -129,7 +152,7 @@ class SpectralCascade(nn.Module):
     def cascade(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
         """The same maps layer by layer, unfused, as the paper draws it."""
         spectrum = self._spectrum(images)
-        for layer in self.layers:
+        for layer in self._layers():
             spectrum = torch.einsum("niyx,oiyx->noyx", spectrum, layer.mask(self.grid))
         return self._maps(spectrum)
 
@@ -138,12 +161,13 @@ class SpectralCascade(nn.Module):
 
         Cross-correlations in a row compose by full convolution of their kernels; done in double precision.
         """
-        fused = self.layers[0].weight.double()
-        for layer in list(self.layers)[1:]:
+        first, *rest = self._layers()
+        fused: Tensor = first.weight.double()
+        for layer in rest:
             weight = layer.weight.double()
             pad = weight.shape[-1] - 1
             fused = conv2d(fused.transpose(0, 1), weight.flip(-1, -2), padding=pad).transpose(0, 1)
-        return fused.to(self.layers[0].weight.dtype)
+        return fused.to(first.weight.dtype)
 
 
 class Backend(nn.Module):

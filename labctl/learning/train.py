@@ -133,7 +133,8 @@ class _Reporter:
     def __init__(self, costs: list[tuple[str, float]], progress: Callable[[TrainProgress], None] | None) -> None:
         self._costs, self._progress = costs, progress
         self._total = sum(cost for _, cost in costs)
-        self._index, self._start, self._first = -1, time.perf_counter(), None
+        self._index, self._start = -1, time.perf_counter()
+        self._first: float | None = None
 
     def stage(self, epochs: int) -> Callable[[int, float, float, float | None], None]:
         """The next stage's report function for `fit`."""

@@ -1,0 +1,104 @@
+"""`labctl train`: a recipe into a model bundle, with a progress bar; go on with one that was cut off."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from labctl.learning.train import TrainProgress
+
+
+def default_out(recipe: Path) -> Path:
+    """models/NAME of the workspace, NAME as the recipe says."""
+    from labctl.learning.recipe import load_recipe
+    from labctl.workspace import find
+
+    return Path(find().models) / load_recipe(recipe).name
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (TOML), or a bundle folder whose recipe to train again.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the new bundle; default: models/NAME.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data set; default: see `labctl data list`.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Train the students with this seed only, not the recipe's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="No bar; the metrics as JSON on standard output.")] = False,
+) -> None:
+    """Train a recipe into a model bundle.
+
+    Ctrl-C stops it; the same command goes on from the last whole epoch.
+    """
+    from labctl.errors import Aborted
+    from labctl.learning.recipe import Recipe, load_recipe
+    from labctl.learning.train import train as run
+
+    target = out if out is not None else default_out(recipe)
+    what: Recipe | Path = recipe
+    if seed is not None:
+        values = load_recipe(recipe).model_dump(exclude_none=True)
+        values["student"]["seeds"] = (seed,)
+        what = Recipe.model_validate(values)
+    try:
+        if json:
+            bundle = run(what, target, data_dir=data_dir, overwrite=force)
+        else:
+            with _Bar() as update:
+                bundle = run(what, target, progress=update, data_dir=data_dir, overwrite=force)
+    except KeyboardInterrupt as error:
+        raise Aborted("training stopped; the same command goes on from the last whole epoch") from error
+    if json:
+        metrics = bundle.metrics.model_dump(mode="json")
+        typer.echo(json_module.dumps({"path": str(bundle.path), "sha256": bundle.sha256, "metrics": metrics}))
+        return
+    chosen = bundle.metrics.chosen().test
+    low, high = chosen.interval95
+    typer.echo(
+        f"{bundle.path}: {100 * chosen.accuracy:.2f} % on {chosen.n} test images "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    )
+
+
+class _Bar:
+    """A rich progress bar on standard error, with the time left as the training itself reckons it."""
+
+    def __enter__(self) -> Callable[[TrainProgress], None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        task = self._bar.add_task("reading data", total=1.0, note="")
+
+        def update(at: TrainProgress) -> None:
+            left = "" if at.eta_s is None else f"  {_duration(at.eta_s)} left"
+            accuracy = "" if at.validation is None else f"  held back {100 * at.validation:.1f} %"
+            self._bar.update(
+                task,
+                completed=at.fraction,
+                description=f"{at.stage} ({at.stage_index + 1} of {at.stages}), epoch {at.epoch} of {at.epochs}",
+                note=f"loss {at.loss:.3f}{accuracy}{left}",
+            )
+
+        return update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
