@@ -89,6 +89,18 @@ class FrameFile:
         self._file.flush()
         self.count = row + 1
 
+    def give_up(self) -> None:
+        """After an `append` that failed, and with some room made on the disk: back to the last whole frame.
+
+        HDF5 keeps what it could not write and tries again at close; where that fails too, it takes the process down.
+        """
+        try:
+            self._table.resize(self.count, axis=0)
+            self._tags.resize(self.count, axis=0)
+            self._file.flush()
+        except (OSError, RuntimeError) as error:
+            log.warning("%s: %s", self.path, error)
+
     def close(self) -> None:
         """Close; a file that cannot be closed properly any more is left as the last flush left it."""
         try:

@@ -38,8 +38,13 @@ from labctl.runs.values import ArrayFile, sync_folder, to_json, write_json
 __all__ = ["RecordedRun", "RunFolder", "RunStore", "open_run"]
 
 FORMAT = "labctl run 1"
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""What an operating system calls a full disk, or a used-up quota."""
 RESERVE = 8 * 2**20
 """Bytes kept free on the disk, so that the last words of a run always fit and HDF5 never meets a full disk."""
+BALLAST = ".ballast"
+"""A file to throw overboard where the disk is full without saying so before (a quota, another writer): HDF5 then has
+the room to end in order."""
 
 
 class RunStore:
@@ -131,8 +136,14 @@ class RunFolder:
             if shutil.disk_usage(self.path).free < needed + RESERVE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self._frames is None:
+                (self.path / BALLAST).write_bytes(bytes(needed + 2**20))
                 self._frames = FrameFile(self.path / "frames.h5")
-            self._frames.append(frame, patterns, batch=batch, position=position)
+            try:
+                self._frames.append(frame, patterns, batch=batch, position=position)
+            except (OSError, RuntimeError):
+                (self.path / BALLAST).unlink(missing_ok=True)
+                self._frames.give_up()
+                raise
 
     def event(self, kind: str, **values: Any) -> None:
         """Append one line to ``events.jsonl``.
@@ -217,6 +228,7 @@ class RunFolder:
     def _close_files(self) -> None:
         if self._frames is not None:
             self._frames.close()
+            (self.path / BALLAST).unlink(missing_ok=True)
         if self._events is not None:
             events, self._events = self._events, None
             with disk_errors(f"run {self.id}: the event log in {self.path} cannot be written"):
@@ -230,7 +242,7 @@ def disk_errors(what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         text = str(error)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "errno = 28" in text or "No space left" in text
+        full = getattr(error, "errno", None) in FULL or any(f"errno = {number}," in text for number in FULL)
         why = "the disk is full: free some space, then run again" if full else " ".join(text.split())[:300]
         raise RunError(f"{what} ({why})") from error
 

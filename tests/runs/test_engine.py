@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import tempfile
 import threading
@@ -85,7 +86,7 @@ def test_a_plan_takes_each_exposure_once_and_each_slm_pattern_in_one_go(asked: l
     planned = plan([Exposure(gray(s), gray(i)) for s, i in asked], Shown())
     assert sorted(item.position for item in planned) == list(range(len(asked)))
     tokens = [item.shown.slm_token for item in planned]
-    changes = sum(a != b for a, b in zip(tokens, tokens[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(tokens))
     assert changes == max(len(set(tokens)) - 1, 0)
 
 
@@ -393,7 +394,8 @@ def test_first_ctrl_c_waits_for_the_frame_and_the_second_does_not(rig: Rig, runs
                 reached.append("after the second")
 
     rig.camera.before_grab = grab
-    for impatient, frames in ((False, 3), (True, 2)):
+    for frames in (3, 2):
+        impatient = frames == 2
         reached.clear()
         rig.camera.grabs = 0
         engine = Engine(rig.bench, store=RunStore(runs_dir))
