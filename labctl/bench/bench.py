@@ -135,13 +135,20 @@ class Bench:
             exposure_s=exposure,
             slm=self._shown["slm"],
             input=self._shown["input"],
+            origin=raw.origin,
             tag=dict(tag or {}),
         )
         self._captured += 1
         return frame
 
     def set(self, instrument: str, setting: str, value: Any) -> None:
-        """Change a setting of an instrument, given by name or by role, within its limits."""
+        """Change a setting of an instrument, given by name or by role.
+
+        The camera answers to ``camera``: ``window`` takes (first row, end row, first column, end column) or None.
+        """
+        if instrument == "camera" and setting == "window":
+            self._guard("camera", lambda: self._camera.set_window(value))
+            return
         name, device = self._instrument(instrument)
         self._guard(name, lambda: device.set(setting, value))
 

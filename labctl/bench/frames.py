@@ -25,6 +25,8 @@ class Frame:
         Exposure time, s.
     slm, input : str
         Tokens (content hashes) of the gray patterns delivered during the exposure; "" when nothing was shown yet.
+    origin : (row, column), camera pixels
+        Where the frame's corner lies on the sensor.
     tag : dict
         What the procedure called the exposure, e.g. ``{"image": 17}``.
     """
@@ -36,4 +38,5 @@ class Frame:
     exposure_s: float
     slm: str
     input: str
+    origin: tuple[int, int] = (0, 0)
     tag: dict[str, Any] = field(default_factory=dict)

@@ -11,11 +11,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class RawFrame:
-    """A camera's frame: data [row, column] in counts, and when its exposure started and ended (bench clock, s)."""
+    """A camera's frame.
+
+    Attributes
+    ----------
+    data : unsigned integer array [row, column], counts
+    started, ended : float
+        Start and end of the exposure on the bench's clock, s.
+    origin : (row, column), camera pixels
+        Where the frame's corner lies on the sensor.
+    """
 
     data: NDArray[np.unsignedinteger[Any]]
     started: float
     ended: float
+    origin: tuple[int, int] = (0, 0)
 
 
 @runtime_checkable
@@ -49,6 +59,10 @@ class Sensor(Protocol):
     pitch: tuple[float, float]
     bitdepth: int
     readout_s: float
+
+    def set_window(self, window: tuple[int, int, int, int] | None) -> tuple[int, int, int, int]:
+        """Read only ``(first row, end row, first column, end column)``, None for all; returns what the camera made of it."""
+        ...
 
     def grab(self, exposure_s: float) -> RawFrame:
         """Expose one frame and return it."""

@@ -1,0 +1,165 @@
+"""From a bench file to an open bench: devices in the order slm, input, camera, then instruments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labctl.bench.bench import Bench
+from labctl.bench.facts import BenchFacts
+from labctl.bench.records import load_records
+from labctl.clock import Clock, DrivenClock, RealClock
+from labctl.config.schema import BenchConfig
+from labctl.devices.contract import Instrument
+from labctl.errors import ConfigError, DeviceError
+from labctl.optics.geometry import Geometry, Plane
+
+SIMULATED = "simulated"
+SIMULATED_OPTIONS: dict[str, dict[str, Any]] = {
+    "slm": {"resolution": (1024, 1024), "pitch_um": 8.0, "bitdepth": 8},
+    "input": {"resolution": (256, 256), "pitch_um": 8.0, "bitdepth": 8},
+    "camera": {"resolution": (1024, 1024), "pitch_um": 5.5, "bitdepth": 12, "readout_ms": 5.0},
+}
+
+
+def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, clock: Clock | None = None) -> Bench:
+    """Open every device of a bench.
+
+    Parameters
+    ----------
+    config : BenchConfig
+    calibration_dir : Path, optional
+        The workspace's ``calibration`` folder; the bench's records there are made known to procedures.
+    clock : Clock, optional
+        Default: virtual time where every device is simulated and the bench file does not ask for real time.
+
+    Raises
+    ------
+    ConfigError, DeviceError
+        One line that names the device; whatever was already open is closed again.
+    """
+    from labctl.devices.adapter import SlmsuitePanel, SlmsuiteSensor  # slmsuite takes a second to import
+    from labctl.devices.catalogue import construct, driver_class
+
+    if config.input is None:
+        raise ConfigError(f"bench '{config.bench.name}': a bench without [input] cannot show images yet: add one")
+    if config.optics.coherence != "coherent":
+        raise ConfigError(f"bench '{config.bench.name}': only coherent light is supported so far")
+    sections = {"slm": config.slm, "input": config.input, "camera": config.camera}
+    virtual = config.simulation is None or config.simulation.clock == "virtual"
+    every_simulated = all(section.driver == SIMULATED for section in sections.values())
+    clock = clock or (DrivenClock() if every_simulated and virtual else RealClock())
+    world = _world(config, clock) if config.simulated else None
+    opened: list[Any] = []
+    instruments: dict[str, Instrument] = {}
+    try:
+        drivers: dict[str, Any] = {}
+        for name, section in sections.items():
+            if section.driver == SIMULATED:
+                drivers[name] = _simulated(name, section.options, world, config)
+            else:
+                offered = {key: drivers[key] for key in ("slm", "input") if key in drivers} if name == "camera" else {}
+                drivers[name] = construct(driver_class(section.driver, role=name), section.options, role=name, offered=offered)
+            opened.append(drivers[name])
+        for name, instrument in config.instruments.items():
+            instruments[name] = _instrument(name, instrument, world)
+            opened.append(instruments[name])
+        slm, panel = SlmsuitePanel(drivers["slm"]), SlmsuitePanel(drivers["input"])
+        camera = SlmsuiteSensor(
+            drivers["camera"], clock=clock, trigger=config.camera.trigger, timeout_s=config.camera.timeout_ms / 1e3
+        )
+        camera.readout_s = float(_options("camera", config.camera.options).get("readout_ms", 0.0)) / 1e3
+    except BaseException:
+        for device in reversed(opened):
+            device.close()
+        raise
+    facts = BenchFacts(
+        name=config.bench.name,
+        geometry=Geometry(
+            wavelength=config.optics.wavelength_nm * 1e-9,
+            f1=config.optics.f1_mm * 1e-3,
+            f2=config.optics.f2_mm * 1e-3,
+            slm=Plane(slm.shape, slm.pitch),
+            input=Plane(panel.shape, panel.pitch),
+            camera=Plane(camera.shape, camera.pitch),
+        ),
+        slm_levels=slm.levels,
+        input_levels=panel.levels,
+        camera_bitdepth=camera.bitdepth,
+        exposure_s=config.camera.exposure_ms * 1e-3,
+        slm_settle_s=config.slm.settle_ms * 1e-3,
+        input_settle_s=config.input.settle_ms * 1e-3,
+        readout_s=camera.readout_s,
+        instruments={name: section.role for name, section in config.instruments.items()},
+        calibrations=load_records(calibration_dir / config.bench.name) if calibration_dir else {},
+        simulated=config.simulated,
+        digest=config.digest(),
+    )
+    return Bench(
+        facts,
+        slm=slm,
+        input=panel,
+        camera=camera,
+        instruments=instruments,
+        clock=clock,
+        blank_on_close=config.safety.blank_on_close,
+        laser_off_on_close=config.safety.laser_off_on_close,
+    )
+
+
+def _options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return SIMULATED_OPTIONS[name] | dict(options)
+
+
+def _world(config: BenchConfig, clock: Clock) -> Any:
+    from labctl.simulation.effects import resolve
+    from labctl.simulation.world import World
+
+    if config.simulation is None:
+        raise ConfigError(f"bench '{config.bench.name}' has a simulated device but no [simulation] section: add one")
+    planes = {}
+    for name, section in (("slm", config.slm), ("input", config.input), ("camera", config.camera)):
+        options = _options(name, section.options if section else {})
+        width, height = options["resolution"]
+        planes[name] = Plane((int(height), int(width)), (options["pitch_um"] * 1e-6,) * 2)
+    geometry = Geometry(
+        config.optics.wavelength_nm * 1e-9, config.optics.f1_mm * 1e-3, config.optics.f2_mm * 1e-3, **planes
+    )
+    depth = {name: int(_options(name, section.options if section else {})["bitdepth"])
+             for name, section in (("slm", config.slm), ("input", config.input), ("camera", config.camera))}  # fmt: skip
+    return World(
+        geometry,
+        resolve(config.simulation.preset, config.simulation.effects),
+        seed=config.simulation.seed,
+        clock=clock,
+        slm_levels=2 ** depth["slm"],
+        input_levels=2 ** depth["input"],
+        camera_bitdepth=depth["camera"],
+    )
+
+
+def _simulated(name: str, options: Mapping[str, Any], world: Any, config: BenchConfig) -> Any:
+    from labctl.devices.catalogue import construct
+    from labctl.simulation.devices import SimulatedCamera, SimulatedInput, SimulatedSLM
+
+    cls: type[Any] = {"slm": SimulatedSLM, "input": SimulatedInput, "camera": SimulatedCamera}[name]
+    return construct(
+        cls, _options(name, options), role=name,
+        offered={"world": world, "wav_um": config.optics.wavelength_nm * 1e-3},
+    )  # fmt: skip
+
+
+def _instrument(name: str, section: Any, world: Any) -> Instrument:
+    from labctl.devices.catalogue import construct, driver_class
+
+    if section.driver == SIMULATED:
+        from labctl.simulation.devices import SimulatedLaser
+
+        if section.role != "laser":
+            raise ConfigError(f"instruments.{name}: the simulated bench has a laser only, no {section.role}")
+        return SimulatedLaser(world)
+    device = construct(driver_class(section.driver, role=f"instruments.{name}"), section.options, role=f"instruments.{name}")
+    if not isinstance(device, Instrument):
+        raise DeviceError(f"instruments.{name}: {section.driver} does not follow the instrument contract", device=name)
+    return device

@@ -1,0 +1,89 @@
+"""From a driver's name in a bench file to the class that drives the device.
+
+``simulated``; ``slmsuite:module.Class``; ``package.module:Class``; or a name that an installed package registers under
+the entry point group ``labctl.drivers``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from labctl.errors import ConfigError, DeviceError, LabctlError
+
+SLMSUITE_PACKAGES = {"slm": "slmsuite.hardware.slms", "camera": "slmsuite.hardware.cameras"}
+
+
+def driver_class(driver: str, *, role: str) -> type[Any]:
+    """The class behind a driver's name.
+
+    Parameters
+    ----------
+    driver : str
+    role : "slm", "input", "camera" or an instrument's name
+        Where in the bench file it stands.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such driver, or its package is not installed.
+    """
+    if ":" not in driver:
+        registered = {point.name: point for point in entry_points(group="labctl.drivers")}
+        if driver not in registered:
+            near = difflib.get_close_matches(driver, ["simulated", *registered], n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "use simulated, slmsuite:module.Class or package.module:Class"
+            raise ConfigError(f"{role}.driver: no driver is called '{driver}': {hint}")
+        try:
+            return registered[driver].load()  # type: ignore[no-any-return]
+        except Exception as error:
+            raise ConfigError(f"{role}.driver: '{driver}' is registered but cannot be imported: {error}") from error
+    package, _, name = driver.partition(":")
+    if package == "slmsuite":
+        module, _, name = name.rpartition(".")
+        package = f"{SLMSUITE_PACKAGES['camera' if role == 'camera' else 'slm']}.{module}"
+    try:
+        found = getattr(importlib.import_module(package), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{role}.driver: '{driver}' cannot be imported ({error}): install its package or correct the name"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"{role}.driver: module {package} has no class '{name}'") from error
+    if not inspect.isclass(found):
+        raise ConfigError(f"{role}.driver: '{driver}' is not a class")
+    return found
+
+
+def construct(cls: type[Any], options: Mapping[str, Any], *, role: str, offered: Mapping[str, Any] | None = None) -> Any:
+    """Open a device: ``cls(**options)``, with those of `offered` that its constructor names.
+
+    Raises
+    ------
+    ConfigError
+        If an option is not one of the driver's.
+    DeviceError
+        If the driver fails to open the device.
+    """
+    parameters = inspect.signature(cls).parameters
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for option in options:
+        if option not in parameters and not anything:
+            near = difflib.get_close_matches(option, parameters, n=1)
+            hint = f": did you mean {near[0]}?" if near else f": it takes {', '.join(parameters)}"
+            raise ConfigError(f"{role}.options.{option} is not an option of {cls.__name__}{hint}")
+    extra = {name: value for name, value in (offered or {}).items() if name in parameters and name not in options}
+    try:
+        return cls(**options, **extra)
+    except LabctlError:
+        raise
+    except Exception as error:
+        raise DeviceError(
+            f"{role}: {cls.__name__} could not be opened ({type(error).__name__}: {error}): "
+            "check that it is connected, powered, and not open in another program",
+            device=role,
+        ) from error
