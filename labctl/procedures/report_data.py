@@ -23,6 +23,9 @@ class Picture:
     data : array [row, column]
     group : str
         Pictures of one group stand side by side under this heading, in the order given.
+    row : str
+        Pictures of one group with the same row stand in one line, which carries this label: captured, predicted and
+        difference of one map. "" lets them flow.
     unit : str
         Written at the colour bar; "" takes the kind's.
     limits : (low, high) or None
@@ -34,6 +37,7 @@ class Picture:
     kind: PictureKind
     data: NDArray[Any]
     group: str
+    row: str = ""
     unit: str = ""
     limits: tuple[float, float] | None = None
 

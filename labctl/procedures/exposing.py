@@ -1,0 +1,156 @@
+"""Steps that several procedures share: exposing well, averaging, removing the dark level."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labctl.bench.facts import BenchFacts
+from labctl.bench.frames import Frame
+from labctl.errors import CalibrationError
+from labctl.procedures.messages import Exposure, Gray, Measure, Set, Steps
+
+LONGEST_S = 1.0
+SHORTEST_S = 20e-6
+
+
+def has(facts: BenchFacts, role: str) -> bool:
+    """Whether the bench has an instrument of this role."""
+    return role in facts.instruments.values()
+
+
+def laser_on(facts: BenchFacts) -> Steps[None]:
+    """Switch the laser on, where there is one."""
+    if has(facts, "laser"):
+        yield Set("laser", "enabled", True)
+
+
+def full_scale(facts: BenchFacts) -> int:
+    """Largest count of the camera."""
+    return int(2**facts.camera_bitdepth - 1)
+
+
+def expose_well(
+    facts: BenchFacts,
+    slm: Gray,
+    inputs: list[Gray],
+    *,
+    target: float = 0.7,
+    quantile: float = 1.0,
+    start_s: float | None = None,
+    tries: int = 8,
+) -> Steps[float]:
+    """Find the exposure time at which the brightest pixels reach `target` of full scale.
+
+    Parameters
+    ----------
+    slm : gray pattern
+    inputs : list of gray patterns
+        The brightest over all of them counts.
+    quantile : float
+        Which pixel counts as brightest; 1 is the maximum (hot pixels included).
+
+    Returns
+    -------
+    float, s
+
+    Raises
+    ------
+    CalibrationError
+        If there is too little light at the longest exposure or too much at the shortest.
+    """
+    exposure = start_s or facts.exposure_s
+    top = full_scale(facts)
+    for _ in range(tries):
+        frames = yield Measure([Exposure(slm, shown, exposure, {"for": "exposure"}) for shown in inputs], "exposure")
+        dark = max(dark_level(facts, frames[0]), 0.0)
+        level = max(float(np.quantile(frame.data, quantile)) for frame in frames)
+        if level >= 0.98 * top:
+            exposure /= 4
+        elif 0.75 * target * top < level <= 1.2 * target * top:
+            return exposure
+        else:
+            exposure *= min(16.0, (target * top - dark) / max(level - dark, 0.02 * top))
+        if exposure > LONGEST_S:
+            raise CalibrationError(
+                f"too little light: full scale would need an exposure over {LONGEST_S} s. "
+                "Check that the laser is on, the shutter open, and the beam reaches the camera"
+            )
+        if exposure < SHORTEST_S:
+            raise CalibrationError(
+                f"too much light: the camera saturates at {SHORTEST_S * 1e6:.0f} us. Lower the laser power or add a filter"
+            )
+    return exposure
+
+
+def dark_level(facts: BenchFacts, frame: Frame) -> float:
+    """Typical count without light: from the dark calibration, else the frame's own lower quantile."""
+    if "dark" in facts.calibrations:
+        return float(np.median(facts.calibrations["dark"]["offset"]))
+    return float(np.quantile(frame.data[::4, ::4], 0.2))
+
+
+def signal(facts: BenchFacts, frame: Frame) -> NDArray[np.float32]:
+    """Counts above the dark level [row, column]; hot pixels take the median of their neighbours.
+
+    Without a dark calibration the frame's own lower quantile is subtracted.
+    """
+    data = frame.data.astype(np.float32)
+    if "dark" not in facts.calibrations:
+        return data - np.float32(dark_level(facts, frame))
+    record = facts.calibrations["dark"]
+    r, c = frame.origin
+    part = np.s_[r : r + data.shape[0], c : c + data.shape[1]]
+    data -= record["offset"][part] + record["rate"][part] * np.float32(frame.exposure_s)
+    for y, x in np.argwhere(record["hot"][part]):
+        near = data[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        data[y, x] = np.median(near)
+    return data
+
+
+def centroid(picture: NDArray[np.float32], near: tuple[float, float], radius: int) -> tuple[float, float] | None:
+    """Centre of light (row, column) within `radius` pixels of `near`, iterated once; None outside the frame."""
+    row, column = near
+    for _ in range(3):
+        r, c = int(round(row)), int(round(column))
+        if not (radius <= r < picture.shape[0] - radius and radius <= c < picture.shape[1] - radius):
+            return None
+        patch = picture[r - radius : r + radius + 1, c - radius : c + radius + 1]
+        weight = np.clip(patch - 0.2 * patch.max(), 0, None)
+        total = float(weight.sum())
+        if total <= 0:
+            return None
+        y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+        row, column = r + float((weight * y).sum()) / total, c + float((weight * x).sum()) / total
+    return row, column
+
+
+def brightest(picture: NDArray[np.float32], width: int) -> tuple[float, float]:
+    """Where the light, averaged over `width` x `width` pixels, is strongest (row, column)."""
+    kernel = np.ones(width, np.float32) / width
+    smooth = np.apply_along_axis(np.convolve, 0, picture, kernel, "same")
+    smooth = np.apply_along_axis(np.convolve, 1, smooth, kernel, "same")
+    row, column = np.unravel_index(int(smooth.argmax()), smooth.shape)
+    return float(row), float(column)
+
+
+def blaze(facts: BenchFacts, carrier: tuple[float, float]) -> NDArray[np.float32]:
+    """Phase (rad) of a blazed grating with this carrier (y, x) in cycles per SLM pixel."""
+    y, x = (np.arange(n) - (n - 1) / 2 for n in facts.geometry.slm.shape)
+    return ((carrier[0] * y[:, None] + carrier[1] * x[None]) % 1.0 * 2 * np.pi).astype(np.float32)
+
+
+def gray(facts: BenchFacts, phase: NDArray[np.float32]) -> Gray:
+    """Gray pattern of a phase pattern (rad), by the SLM's nominal linear response."""
+    levels = facts.slm_levels
+    steps = np.rint(phase * (levels / (2 * np.pi))).astype(np.int64)
+    return ((levels - 1 - steps) % levels).astype(np.uint8 if levels <= 256 else np.uint16)
+
+
+def square(facts: BenchFacts, side: int, centre: tuple[float, float] = (0.0, 0.0)) -> Gray:
+    """A white square of `side` panel pixels on black, `centre` (y, x) panel pixels off the middle."""
+    shape = facts.geometry.input.shape
+    picture = np.zeros(shape, np.uint8 if facts.input_levels <= 256 else np.uint16)
+    top, left = (round((shape[i] - side) / 2 + centre[i]) for i in (0, 1))
+    picture[max(top, 0) : top + side, max(left, 0) : left + side] = facts.input_levels - 1
+    return picture
