@@ -40,8 +40,8 @@ WINDOWS_ON_X = {
 }
 #: Import name -> what it drives, and what to install.
 VENDORS = {
-    "pypylon": ("Basler cameras", "labctl[basler]"),
-    "pymmcore_plus": ("whatever Micro-Manager drives", "labctl[micromanager]"),
+    "pypylon": ("Basler cameras", "pypylon"),
+    "pymmcore_plus": ("whatever Micro-Manager drives", "pymmcore-plus"),
 }
 
 
@@ -184,7 +184,7 @@ def vendors() -> list[Check]:
     for module, (what, package) in VENDORS.items():
         there = importlib.util.find_spec(module) is not None
         checks.append(
-            Check(module, there, what, "" if there else pip_line(_quoted(package)), Need.OPTIONAL)
+            Check(module, there, what, "" if there else pip_line(package), Need.OPTIONAL)
         )
     return checks
 
