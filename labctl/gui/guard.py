@@ -39,21 +39,36 @@ def guarded(*types: type) -> Callable[[Callable[..., Any]], Callable[..., None]]
     """
 
     def decorate(method: Callable[..., Any]) -> Callable[..., None]:
-        positional = [p for p in inspect.signature(method).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        takes = len(positional)
+        takes = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in inspect.signature(method).parameters.values())
 
-        @functools.wraps(method)
-        def slot(*args: Any) -> None:
+        def call(*args: Any) -> None:
             try:
-                method(*args[:takes])
+                method(*args)
             except Exception as error:
                 report(error, method.__qualname__)
 
-        del slot.__wrapped__  # PySide would count the wrapped method's arguments
+        slot = _with_arity(call, takes)
+        slot.__name__, slot.__qualname__, slot.__doc__ = method.__name__, method.__qualname__, method.__doc__
         wrapped: Callable[..., None] = Slot(*types)(slot)
         return wrapped
 
     return decorate
+
+
+def _with_arity(call: Callable[..., None], takes: int) -> Callable[..., None]:
+    """`call` with so many named arguments, self included: PySide counts them to choose what a signal sends."""
+
+    def none(self: Any) -> None:
+        call(self)
+
+    def one(self: Any, first: Any) -> None:
+        call(self, first)
+
+    def two(self: Any, first: Any, second: Any) -> None:
+        call(self, first, second)
+
+    choices: dict[int, Callable[..., None]] = {1: none, 2: one, 3: two}
+    return choices[takes]
 
 
 def guarded_event(method: Method) -> Method:

@@ -140,4 +140,6 @@ class ResultTable(QTableWidget):
             mode = QHeaderView.ResizeMode.Stretch if j == 0 else QHeaderView.ResizeMode.ResizeToContents
             self.horizontalHeader().setSectionResizeMode(j, mode)
         self.resizeRowsToContents()
+        rows_height = sum(self.rowHeight(i) for i in range(len(texts)))
+        self.setMaximumHeight(rows_height + self.horizontalHeader().sizeHint().height() + 2 * self.frameWidth() + 16)
         self.setVisible(bool(texts))

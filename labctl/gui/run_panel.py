@@ -43,6 +43,7 @@ class RunPanel(QWidget):
         super().__init__(parent)
         self._report: Path | None = None
         self._folder: Path | None = None
+        self._phase, self._label = Phase.CLOSED, ""
         self.bench, self.model = QComboBox(), QComboBox()
         self.images = QSpinBox(minimum=10, maximum=10000, singleStep=STEP, value=500)
         self.bench.setToolTip("A file of configs/benches; choosing one opens it")
@@ -124,6 +125,8 @@ class RunPanel(QWidget):
 
     def set_status(self, status: Status) -> None:
         """Choices are fixed while a run has the bench."""
+        resumed = self._phase is Phase.PAUSED and status.phase is Phase.RUNNING
+        self._phase = status.phase
         free = not status.phase.running
         self.images.setEnabled(free)
         self.model.setEnabled(free and bool(self.model.property("choices")))
@@ -131,6 +134,8 @@ class RunPanel(QWidget):
         words = {Phase.PAUSED: "Paused", Phase.ABORTING: "Aborting: the bench is being left safe ..."}
         if status.phase in words:
             self.stage.setText(words[status.phase])
+        elif resumed:
+            self._say_label()
         elif status.phase is Phase.OPENING:
             self._quiet_stage(f"Opening bench {status.bench} ...")
         elif status.phase is Phase.CLOSED and status.message:
@@ -153,16 +158,17 @@ class RunPanel(QWidget):
     def on_started(self, event: RunStarted) -> None:
         """The engine has begun a run."""
         self._folder = event.folder
-        self._loud_stage(event.procedure)
+        self._label = event.procedure
+        self._say_label()
 
     def on_progress(self, event: Progressed) -> None:
         """How far it is."""
         self.bar.setRange(0, max(event.total, 1))
         self.bar.setValue(min(event.done, event.total))
-        if event.label:
-            self._loud_stage(event.label[:1].upper() + event.label[1:])
+        self._label = event.label or self._label
+        self._say_label()
         left = "" if event.eta_s is None else f", {duration(event.eta_s)} left"
-        self.progress.setText(f"{event.done:,} of {event.total:,} frames{left}")
+        self.progress.setText(f"{event.done} of {event.total} frames{left}")
 
     def on_published(self, event: Published) -> None:
         """A number goes to the figures, a table to the table; pictures are shown elsewhere."""
@@ -175,6 +181,7 @@ class RunPanel(QWidget):
         """How it ended, and what it left."""
         self._report, self._folder = outcome.report, outcome.folder or self._folder
         title = outcome.title[:1].upper() + outcome.title[1:]
+        self.progress.setText(self.progress.text().split(",")[0] if self.bar.maximum() else "")
         if outcome.outcome == "done":
             self._loud_stage(f"{title} done")
             self.bar.setRange(0, 1)
@@ -211,6 +218,10 @@ class RunPanel(QWidget):
     def _on_bench(self) -> None:
         if self.chosen_bench:
             self.bench_chosen.emit(self.chosen_bench)
+
+    def _say_label(self) -> None:
+        if self._label and self._phase is Phase.RUNNING:
+            self._loud_stage(self._label[:1].upper() + self._label[1:])
 
     def _loud_stage(self, text: str) -> None:
         self.stage.setFont(theme.sized(self.font(), 1.05, bold=True))

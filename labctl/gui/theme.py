@@ -17,6 +17,25 @@ _LEVELS = {
 }
 _PHASES = {"ready": "#2a9d64", "live": "#2a7fc4", "running": "#2a7fc4", "paused": "#d08a1d", "aborting": "#d08a1d"}
 
+_PALETTES = {
+    "light": {
+        "window": "#efefef",
+        "base": "#ffffff",
+        "button": "#efefef",
+        "text": "#1b1b1b",
+        "faint": "#8c8c8c",
+        "accent": "#308cc6",
+    },
+    "dark": {
+        "window": "#26282b",
+        "base": "#1c1e20",
+        "button": "#33363a",
+        "text": "#e4e4e4",
+        "faint": "#7d8085",
+        "accent": "#3a86c8",
+    },
+}
+
 SCHEMES = {"system": Qt.ColorScheme.Unknown, "light": Qt.ColorScheme.Light, "dark": Qt.ColorScheme.Dark}
 
 
@@ -26,8 +45,27 @@ def is_dark(palette: QPalette) -> bool:
 
 
 def apply_appearance(name: str) -> None:
-    """Follow the system, or be light or dark whatever it says."""
+    """Follow the system, or be light or dark whatever it says; also on desktops that know no such thing."""
+    QGuiApplication.setPalette(QPalette())
     QGuiApplication.styleHints().setColorScheme(SCHEMES.get(name, Qt.ColorScheme.Unknown))
+    if name in _PALETTES and is_dark(QGuiApplication.palette()) != (name == "dark"):
+        QGuiApplication.setPalette(_palette(**_PALETTES[name]))
+
+
+def _palette(window: str, base: str, button: str, text: str, faint: str, accent: str) -> QPalette:
+    palette = QPalette(QColor(button), QColor(window))
+    role, group = QPalette.ColorRole, QPalette.ColorGroup
+    for which in (role.WindowText, role.Text, role.ButtonText, role.ToolTipText):
+        palette.setColor(which, QColor(text))
+        palette.setColor(group.Disabled, which, QColor(faint))
+    palette.setColor(role.PlaceholderText, QColor(faint))
+    palette.setColor(role.Base, QColor(base))
+    palette.setColor(role.AlternateBase, QColor(window))
+    palette.setColor(role.ToolTipBase, QColor(base))
+    palette.setColor(role.Highlight, QColor(accent))
+    palette.setColor(role.HighlightedText, QColor("#ffffff"))
+    palette.setColor(role.Link, QColor(accent))
+    return palette
 
 
 def level_colour(level: str, palette: QPalette) -> QColor:

@@ -210,6 +210,9 @@ class MainWindow(QMainWindow):
         self.run_panel.end(outcome)
         self.actions_by_key["run.report"].setEnabled(outcome.report is not None)
         if self.views is not None:
+            last = self.mailbox.take()  # shown now, or it would come after the news that the bench is blank
+            if last is not None:
+                self.views.show_shot(last)
             self.views.set_blank()
         log.info("%s: %s", outcome.title, outcome.outcome)
 
