@@ -137,8 +137,8 @@ def init(target: Path) -> Workspace:
                     raise ConfigError(f"{place} has just appeared: labctl init overwrites nothing")
                 Path(staging, name).rename(place)
                 made.append(place)
-        for name in EMPTY:
-            _make_folder(target / name, made)
+        for part in EMPTY:
+            _make_folder(target / part, made)
     except BaseException as error:
         _take_back(made)
         if isinstance(error, OSError):

@@ -22,7 +22,7 @@ BENCH, MODELS, LAB = "At the bench", "Models and data", "This machine"
 COMMANDS = {
     "calibrate": Lazy("labctl.cli.bench_runs:calibrate", "Calibrate a bench against its digital model."),
     "deploy": Lazy("labctl.cli.bench_runs:deploy", "Compile a model into phase patterns for a calibrated bench."),
-    "evaluate": Lazy("labctl.cli.bench_runs:evaluate", "Classify test images with a bench, and compare with simulation."),
+    "evaluate": Lazy("labctl.cli.bench_runs:evaluate", "Classify test images with a bench and in simulation."),
     "bench": Lazy("labctl.cli.bench:app", "Bench files: list, check, show."),
     "runs": Lazy("labctl.cli.runs:app", "Recorded runs: list, show, report."),
     "models": Lazy("labctl.cli.models:app", "Trained networks: list, show."),

@@ -139,7 +139,7 @@ def _plain(said: str) -> str:
         return "a number has thousands of digits"
     if said == "Invalid value":
         return "this value is not valid TOML: text needs quotes, and a number has a point, not a comma"
-    if said.startswith("Cannot overwrite a value") or said.startswith("Cannot declare"):
+    if said.startswith(("Cannot overwrite a value", "Cannot declare")):
         return f"{said}: the same key or table stands here twice"
     return said
 

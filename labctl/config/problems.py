@@ -141,7 +141,8 @@ def _wrong(key: tuple[str, ...], detail: Any) -> str:
     start = f"{dotted(key)} = {shown(value)}"
     if kind == "literal_error":
         allowed = str(context["expected"]).replace("'", '"')
-        near = difflib.get_close_matches(str(value), [part.strip(' "') for part in allowed.replace(" or ", ", ").split(",")], 1)
+        choices = [part.strip(' "') for part in allowed.replace(" or ", ", ").split(",")]
+        near = difflib.get_close_matches(str(value), choices, 1)
         return f"{start}: must be {allowed}" + (f'; did you mean "{near[0]}"?' if near else "")
     if kind in {"model_type", "dict_type", "model_attributes_type"}:
         return f"{start}: must be a table: write [{dotted(key)}] and its keys below it"

@@ -37,33 +37,32 @@ class OpticsSection(Section):
     coherence: Literal["coherent", "incoherent"] = "coherent"
 
 
-class SlmSection(Section):
+class DeviceSection(Section):
+    """A device: what drives it, and what its constructor is given."""
+
+    driver: Driver
+    options: dict[str, Any] = {}
+
+
+class SlmSection(DeviceSection):
     """The Fourier plane."""
 
-    driver: Driver
-    options: dict[str, Any] = {}
     settle_ms: NonNegative
 
 
-class InputSection(Section):
+class InputSection(DeviceSection):
     """The input plane: a panel whose gray level sets the amplitude of the light."""
 
-    driver: Driver
-    options: dict[str, Any] = {}
     settle_ms: NonNegative
 
 
-class CameraSection(Section):
-    driver: Driver
-    options: dict[str, Any] = {}
+class CameraSection(DeviceSection):
     exposure_ms: PositiveFloat
     trigger: Literal["software", "hardware", "free-run"] = "software"
     timeout_ms: PositiveFloat = 2000.0
 
 
-class InstrumentSection(Section):
-    driver: Driver
-    options: dict[str, Any] = {}
+class InstrumentSection(DeviceSection):
     role: Literal["laser", "shutter", "power-meter", "stage", "environment"]
     limits: dict[str, Annotated[tuple[float, float], Field(strict=False)]] = {}
 
@@ -118,7 +117,9 @@ class BenchConfig(Section):
     @property
     def simulated(self) -> bool:
         """Whether any device of the bench is simulated."""
-        sections = [self.slm, self.camera, *([self.input] if self.input else []), *self.instruments.values()]
+        sections: list[DeviceSection] = [self.slm, self.camera, *self.instruments.values()]
+        if self.input is not None:
+            sections.append(self.input)
         return any(section.driver == "simulated" for section in sections)
 
     def digest(self) -> str:
