@@ -63,7 +63,6 @@ def encoder_fidelity(
     phase = torch.from_numpy(phase_from_gray(gray_from_phase(encoder.encode(field), levels), levels))
     shown = torch.polar(torch.ones_like(phase), phase)
     y, x = operator.image_positions(layout.image, block)
-    index = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in geometry.slm.shape]
     want = expected_tiles(images, kernels)
     steps = [geometry.slm.pitch[i] / (geometry.wavelength * geometry.f1) for i in (0, 1)]
     pixel = [block[i] * geometry.input.pitch[i] for i in (0, 1)]
@@ -72,12 +71,7 @@ def encoder_fidelity(
         amplitude = image[0].repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
         spectrum = operator.spectrum(amplitude)
         light = spectrum.abs().pow(2).sum() / (steps[0] * steps[1])
-        tiles = []
-        for carrier in layout.carriers:
-            ramp = [torch.polar(torch.ones_like(i), -2 * torch.pi * c * i) for c, i in zip(carrier, index, strict=True)]
-            steered = spectrum * shown * (ramp[0][:, None] * ramp[1][None]).to(torch.complex64)
-            tiles.append(operator.field_at(steered, y, x).abs())
-        read = torch.stack(tiles)
+        read = operator.tiles_at(spectrum * shown, layout.carriers, y, x).abs()
         rows.append(pearson(read, want[len(rows)]))
         efficiency.append(float(read.pow(2).sum() * pixel[0] * pixel[1] / light))
     r = torch.stack(rows)

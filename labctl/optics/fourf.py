@@ -6,6 +6,7 @@ camera's inversion and scaling by ``-f2 / f1`` belong to `labctl.optics.geometry
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +98,23 @@ class FourF:
         """Field at the rows `y` and columns `x` (m, image orientation, input-plane scale) of the image plane."""
         nu_y, nu_x = self.frequencies()
         return dft(nu_y, y, sign=+1) @ slm_field @ dft(nu_x, x, sign=+1).T
+
+    def tiles_at(
+        self,
+        slm_field: Complex[Tensor, "*batch row column"],
+        carriers: Sequence[Pair],
+        y: Float[Tensor, " j"],
+        x: Float[Tensor, " i"],
+    ) -> Complex[Tensor, "*batch tiles j i"]:
+        """Field at rows `y` and columns `x` of the tile on each carrier (y, x), cycles per SLM pixel."""
+        index = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in self.geometry.slm.shape]
+        nu_y, nu_x = self.frequencies()
+        to_y, to_x = dft(nu_y, y, sign=+1), dft(nu_x, x, sign=+1)
+        tiles = []
+        for carrier in carriers:
+            ramp_y, ramp_x = (dft(index[i], torch.tensor([carrier[i]])) for i in (0, 1))
+            tiles.append((to_y * ramp_y) @ slm_field @ (to_x * ramp_x).T)
+        return torch.stack(tiles, dim=-3)
 
     def image_positions(self, pixels: tuple[int, int], block: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Centres (m) of an image's pixels, each shown as a block of panel pixels, in the window's corner."""

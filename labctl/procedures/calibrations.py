@@ -149,6 +149,8 @@ class Gain:
         if len(means) < 16:
             raise CalibrationError("gain: too few lit pixels below saturation: is the input panel lit and in the field?")
         m, v = np.asarray(means), np.asarray(variances)
+        if v.max() < 1e-6:
+            raise CalibrationError("gain: two frames of the same light are equal to the count: there is no noise to measure by")
         weight = 1 / np.maximum(v, v.max() / 100)
         (slope, floor), covariance = np.polyfit(m, v, 1, w=weight, cov=True)
         residual = float(np.sqrt(np.mean(((v - slope * m - floor) / np.maximum(slope * m, v.max() / 50)) ** 2)))
@@ -447,9 +449,15 @@ class Calibrate:
         return sum(step.exposures(facts) for step in ORDER)
 
     def steps(self, facts: BenchFacts) -> Steps[Calibration]:
-        known = {}
+        known: dict[str, CalibrationRecord] = {}
         for step in ORDER:
-            record = yield from step.steps(replace(facts, calibrations={**facts.calibrations, **known}))
+            try:
+                record = yield from step.steps(replace(facts, calibrations={**facts.calibrations, **known}))
+            except CalibrationError as error:
+                if step.name != "gain":
+                    raise
+                yield Log(f"{error}; going on without it, because nothing depends on it", "warning")
+                continue
             known[record.kind] = record
             quality = ", ".join(f"{name} {figure:.3g}" for name, figure in record.quality.items())
             yield Log(f"{record.kind}: {quality}")

@@ -33,7 +33,7 @@ from labctl.runs import environment
 from labctl.runs.framefile import FrameFile
 from labctl.runs.lock import FolderLock
 from labctl.runs.recorded import RecordedRun, open_run
-from labctl.runs.values import ArrayFile, sync_folder, to_json, write_json
+from labctl.runs.values import ArrayFile, recorded_fields, sync_folder, to_json, write_json
 
 __all__ = ["RecordedRun", "RunFolder", "RunStore", "open_run"]
 
@@ -262,7 +262,7 @@ def _intent(
     facts = bench.facts
     parameters: dict[str, Any] = {}
     if is_dataclass(procedure):
-        parameters = {field.name: to_json(getattr(procedure, field.name)) for field in fields(procedure)}
+        parameters = recorded_fields(procedure)
     kind = type(procedure)
     return {
         "format": FORMAT,

@@ -62,7 +62,7 @@ def to_json(value: Any, keep: KeepArray | None = None) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {"$type": type(value).__name__} | {f.name: to_json(getattr(value, f.name), keep) for f in fields(value)}
+        return {"$type": type(value).__name__} | recorded_fields(value, keep)
     if isinstance(value, Mapping):
         return {str(key): to_json(item, keep) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -76,6 +76,11 @@ def to_json(value: Any, keep: KeepArray | None = None) -> Any:
         return to_json(value.tolist(), keep)
     log.warning("a value of type %s cannot be kept as JSON: only its description is", type(value).__name__)
     return {"$repr": repr(value)[:500]}
+
+
+def recorded_fields(value: Any, keep: KeepArray | None = None) -> dict[str, Any]:
+    """A dataclass's fields as JSON, but for those marked ``field(metadata={"record": False})``: networks, data sets."""
+    return {f.name: to_json(getattr(value, f.name), keep) for f in fields(value) if f.metadata.get("record", True)}
 
 
 def describe_array(array: NDArray[Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Effects:
     quantise: bool = False
     """Round to counts and clip at saturation; without it counts are still integers, at 64 times finer light."""
     full_well_e: float = 10_000.0
-    flux_e_per_s: float = 4.0e6
+    flux_e_per_s: float = 1.6e7
     """Photo-electrons per camera pixel and second at unit intensity (white input, mirror on the SLM)."""
 
 

@@ -1,0 +1,283 @@
+"""A model compiled for a bench: kernels -> masks -> tiles -> one gray pattern, and how its tiles are read.
+
+A deployment is content-addressed: the same kernels, calibration and encoder give the same one. `Reader` turns camera
+frames into maps in the units of ``conv2d(image, kernels)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labctl.bench.facts import BenchFacts
+from labctl.bench.frames import Frame
+from labctl.errors import CalibrationError, ModelError
+from labctl.optics.detection import Detection, maps_from_intensity, tile_kernels
+from labctl.optics.encoders import EncoderSpec, gray_from_phase
+from labctl.optics.tiles import Layout, arrange, slm_field
+from labctl.procedures.exposing import signal
+from labctl.procedures.messages import Gray
+
+SAMPLES = 3
+"""Points per image pixel and axis at which the camera is read."""
+REACH = 0.5
+"""Part of an image pixel, around its centre, that is read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """One pattern that shows a whole kernel bank, and where to read it.
+
+    Attributes
+    ----------
+    pattern : unsigned integer array [row, column]
+        Gray levels for the SLM.
+    phase : float32 array [row, column], rad
+        The phase pattern it encodes.
+    kernels : float tensor [tiles, ky, kx]
+        What the tiles show.
+    layout : Layout
+    scale : float tensor [tiles]
+        Digital amplitude per optical amplitude of each tile (relative between tiles).
+    detection : Detection
+    encoder : EncoderSpec
+    centre : (row, column), SLM pixels
+        Where the zero frequency was taken to fall.
+    input_to_camera : float array [2, 3]
+    carrier_to_camera : float array [2, 2]
+    corner : (row, column), panel pixels
+        Where the image's corner is shown.
+    window : (first row, end row, first column, end column), camera pixels
+        What must be read out.
+    calibrated : bool
+    digest : str
+        Hash of all that determines the pattern and its reading.
+    """
+
+    pattern: Gray
+    phase: NDArray[np.float32]
+    kernels: Float[Tensor, "tiles ky kx"]
+    layout: Layout
+    scale: Float[Tensor, " tiles"]
+    detection: Detection
+    encoder: EncoderSpec
+    centre: tuple[float, float]
+    input_to_camera: NDArray[np.float64]
+    carrier_to_camera: NDArray[np.float64]
+    corner: tuple[int, int]
+    window: tuple[int, int, int, int]
+    calibrated: bool
+    digest: str
+
+
+def compile_deployment(
+    kernels: Float[Tensor, "maps 1 ky kx"],
+    facts: BenchFacts,
+    *,
+    image: tuple[int, int],
+    detection: Detection = Detection.PAIRED,
+    encoder: EncoderSpec | None = None,
+    block: tuple[int, int] = (2, 2),
+    calibrated: bool = True,
+    margin_px: int = 30,
+) -> Deployment:
+    """Compile a kernel bank for a bench.
+
+    Parameters
+    ----------
+    kernels : float tensor [maps, 1, ky, kx]
+        Signed kernels in ``conv2d``'s convention.
+    facts : BenchFacts
+    image : (y, x), pixels
+    block : (y, x)
+        Panel pixels per image pixel.
+    calibrated : bool
+        Use the bench's registration and Fourier centre; False trusts the bench file, as an unaligned bench would.
+    margin_px : int
+        Camera pixels read around the tiles.
+
+    Raises
+    ------
+    ModelError
+        If the model does not fit the bench.
+    CalibrationError
+        If `calibrated` and the bench has no such records, or they put tiles outside the camera.
+    """
+    geometry = facts.geometry
+    encoder = encoder or EncoderSpec()
+    tiles = tile_kernels(kernels.detach(), detection)
+    layout = arrange(
+        len(tiles), geometry, image=image, kernel=(tiles.shape[-2], tiles.shape[-1]), block=block,
+        margin=(margin_px, margin_px),
+    )  # fmt: skip
+    if calibrated:
+        registration = facts.calibration("registration")
+        place, steer = registration["input_to_camera"], registration["carrier_to_camera"]
+        row, column = (float(v) for v in facts.calibration("fourier-centre")["centre"])
+        centre = (row, column)
+    else:
+        place, steer = geometry.nominal_input_to_camera(), geometry.nominal_carrier_to_camera()
+        centre = geometry.slm.centre
+    field, scale = slm_field(tiles, layout, geometry, centre=centre)
+    phase = encoder.encode(field)
+    corner = tuple((geometry.input.shape[i] - image[i] * block[i]) // 2 for i in (0, 1))
+    found = Deployment(
+        pattern=gray_from_phase(phase, facts.slm_levels),
+        phase=phase.numpy(),
+        kernels=tiles,
+        layout=layout,
+        scale=scale,
+        detection=detection,
+        encoder=encoder,
+        centre=centre,
+        input_to_camera=np.asarray(place, float),
+        carrier_to_camera=np.asarray(steer, float),
+        corner=(corner[0], corner[1]),
+        window=(0, 0, 0, 0),
+        calibrated=calibrated,
+        digest="",
+    )
+    return replace(found, window=_window(found, facts, margin_px), digest=_digest(found, facts))
+
+
+def read_points(deployment: Deployment, samples: int = 1) -> NDArray[np.float64]:
+    """Where the camera sees the image's pixels in each tile.
+
+    Parameters
+    ----------
+    samples : int
+        Points per pixel and axis, spread evenly over the middle `REACH` of it.
+
+    Returns
+    -------
+    float array [tiles, y, x, samples * samples, 2], camera pixels (row, column)
+    """
+    layout, block = deployment.layout, deployment.layout.block
+    inside = ((np.arange(samples) + 0.5) / samples - 0.5) * REACH
+    axes = [
+        deployment.corner[i] + (np.arange(layout.image[i])[:, None] + inside[None]) * block[i] + (block[i] - 1) / 2
+        for i in (0, 1)
+    ]
+    y, x = axes
+    panel = np.stack(
+        np.broadcast_arrays(y[:, None, :, None], x[None, :, None, :]), axis=-1
+    ).reshape(layout.image[0], layout.image[1], samples * samples, 2)
+    here = panel @ deployment.input_to_camera[:, :2].T + deployment.input_to_camera[:, 2]
+    moved = np.asarray(layout.carriers) @ deployment.carrier_to_camera.T
+    return np.asarray(here[None] + moved[:, None, None, None])
+
+
+def show_image(image: Float[Tensor, "y x"], facts: BenchFacts, deployment: Deployment) -> Gray:
+    """The gray pattern for the input panel: the image's amplitude, each pixel a block, black around.
+
+    Parameters
+    ----------
+    image : float tensor [y, x]
+        Amplitude from 0 to 1.
+    """
+    layout = deployment.layout
+    levels = facts.input_levels - 1
+    blocks = np.rint(image.clamp(0, 1).numpy() * levels).repeat(layout.block[0], 0).repeat(layout.block[1], 1)
+    shown = np.zeros(facts.geometry.input.shape, np.uint8 if levels < 256 else np.uint16)
+    r, c = deployment.corner
+    shown[r : r + blocks.shape[0], c : c + blocks.shape[1]] = blocks
+    return shown
+
+
+class Reader:
+    """Reads the tiles of a deployment from camera frames.
+
+    Parameters
+    ----------
+    deployment : Deployment
+    facts : BenchFacts
+    gain : float
+        Digital amplitude per square root of a count per second, one for all tiles; `fit` sets it.
+    """
+
+    def __init__(self, deployment: Deployment, facts: BenchFacts, gain: float = 1.0) -> None:
+        self.deployment, self.gain = deployment, gain
+        self._facts = facts
+        self._weights: scipy.sparse.csr_matrix | None = None
+        self._frame: tuple[tuple[int, int], tuple[int, ...]] = ((-1, -1), ())
+
+    def intensity(self, frame: Frame) -> Float[Tensor, "tiles y x"]:
+        """Counts per second above dark at each image pixel of each tile."""
+        if (frame.origin, frame.data.shape) != self._frame:
+            self._weights = self._sampling(frame)
+            self._frame = (frame.origin, frame.data.shape)
+        # without dark records, only a constant can be taken off
+        picture = signal(self._facts, frame)
+        read = self._weights @ picture.ravel()
+        shape = (len(self.deployment.kernels), *self.deployment.layout.image)
+        return torch.from_numpy((read / frame.exposure_s).astype(np.float32).reshape(shape))
+
+    def maps(self, frame: Frame) -> Float[Tensor, "maps y x"]:
+        """The model's maps, in the units of ``conv2d(image, kernels)``."""
+        deployment = self.deployment
+        return maps_from_intensity(self.intensity(frame), deployment.scale * self.gain, deployment.detection)
+
+    def fit(self, intensity: Float[Tensor, "n tiles y x"], expected: Float[Tensor, "n tiles y x"]) -> Reader:
+        """A reader whose gain makes captures as strong as expected amplitudes, on average over everything."""
+        got = (intensity.clamp(min=0) * self.deployment.scale[:, None, None] ** 2).sum()
+        if float(got) <= 0:
+            raise CalibrationError("no light where the tiles should be: calibrate the bench, and check laser and shutter")
+        reader = Reader(self.deployment, self._facts, float((expected.pow(2).sum() / got).sqrt()))
+        reader._weights, reader._frame = self._weights, self._frame
+        return reader
+
+    def _sampling(self, frame: Frame) -> scipy.sparse.csr_matrix:
+        """Bilinear weights of every read point, averaged over each image pixel."""
+        points = read_points(self.deployment, SAMPLES)
+        rows, columns = frame.data.shape
+        flat = points.reshape(-1, SAMPLES * SAMPLES, 2) - np.asarray(frame.origin)
+        inside = np.clip(flat, 0, np.asarray([rows, columns]) - 1.001)
+        low = np.floor(inside).astype(int)
+        part = inside - low
+        cells, weights = [], []
+        for dy in (0, 1):
+            for dx in (0, 1):
+                cells.append((low[..., 0] + dy) * columns + low[..., 1] + dx)
+                weights.append(
+                    np.where(dy, part[..., 0], 1 - part[..., 0]) * np.where(dx, part[..., 1], 1 - part[..., 1])
+                )
+        column = np.concatenate(cells, axis=1)
+        weight = np.concatenate(weights, axis=1) / SAMPLES**2
+        row = np.repeat(np.arange(len(flat)), column.shape[1])
+        return scipy.sparse.csr_matrix(
+            (weight.ravel().astype(np.float32), (row, column.ravel())), shape=(len(flat), rows * columns)
+        )
+
+
+def _window(deployment: Deployment, facts: BenchFacts, margin: int) -> tuple[int, int, int, int]:
+    """Camera rows and columns that hold every tile and a margin, clipped to the sensor."""
+    points = read_points(deployment).reshape(-1, 2)
+    shape = facts.geometry.camera.shape
+    low, high = points.min(0), points.max(0)
+    if (low < 0).any() or (high > np.asarray(shape) - 1).any():
+        message = (
+            f"tiles fall outside the camera: rows {low[0]:.0f} to {high[0]:.0f} of {shape[0]}, "
+            f"columns {low[1]:.0f} to {high[1]:.0f} of {shape[1]}. Move or turn the camera so that it sees one side of the "
+            "zero order"
+        )
+        raise (CalibrationError if deployment.calibrated else ModelError)(message)
+    r0, c0 = (max(int(v) - margin, 0) for v in low)
+    r1, c1 = (min(int(v) + margin + 2, n) for v, n in zip(high, shape, strict=True))
+    return r0, r1, c0, c1
+
+
+def _digest(deployment: Deployment, facts: BenchFacts) -> str:
+    digest = hashlib.sha256(facts.digest.encode())
+    for array in (
+        deployment.pattern, deployment.kernels.numpy(), deployment.input_to_camera, deployment.carrier_to_camera,
+    ):  # fmt: skip
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(repr((deployment.layout, deployment.detection, deployment.encoder, deployment.corner)).encode())
+    return digest.hexdigest()
