@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labctl.learning.metrics import Metrics, Score
-from labctl.learning.recipe import Recipe
+from labctl.learning.recipe import AugmentSection, Recipe
 
 _ARM_TITLES = {
     "teacher": "teacher (nonlinear CNN, digital)",
@@ -16,6 +16,11 @@ def percent(score: Score) -> str:
     """Accuracy and its 95 % interval, as "89.5 % (88.9 to 90.1)"."""
     low, high = score.interval95
     return f"{100 * score.accuracy:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _augmentation(augment: AugmentSection) -> str:
+    shifts = f"shifts of up to {augment.shift_px} px" if augment.shift_px else ""
+    return " and ".join(part for part in ("horizontal flips" if augment.flip else "", shifts) if part) or "none"
 
 
 def _table(metrics: Metrics) -> str:
@@ -63,8 +68,7 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
             f"noise of ± {robust.noise:g} of the map's rms (standard deviations), so that the back end knows a bench"
         )
     )
-    shifts = f"shifts of up to {recipe.augment.shift_px} px" if recipe.augment.shift_px else ""
-    augment = " and ".join(x for x in ("horizontal flips" if recipe.augment.flip else "", shifts) if x) or "none"
+    made = ", ".join(f"{key} {value}" for key, value in metrics.made_with.items())
     teacher_gap = 100 * (metrics.arms["teacher"].runs[0].test.accuracy - metrics.chosen().test.accuracy)
     power = (
         f"With `{metrics.detection}` detection the optical layer is linear. The only nonlinearities of the student are "
@@ -119,10 +123,15 @@ licence of labctl (MIT).
 
 - Teacher: 3x3 convolutions of {", ".join(map(str, recipe.teacher.widths))} channels, {recipe.teacher.epochs} epochs.
 - Student: {student.epochs} epochs, loss alpha T² KL + (1 - alpha) CE with T = {kd.temperature:g}, alpha = {kd.alpha:g}.
-- Augmentation: {augment}.
+- Augmentation: teacher {_augmentation(recipe.teacher.augment)}; students {_augmentation(student.augment)}.
 - Bench noise while training the students: {noise}.
 
-Train it again (resumes if cut off):
+Train it again (goes on where it was cut off; the same weights bit for bit only with the same torch build and number
+of threads: {made}):
 
     labctl train models/{recipe.name}/recipe.toml --out models/my-{recipe.name}
+
+Use it: `labctl.learning.bundle.load_bundle(path)` gives `student` and `teacher` in eval mode; `student.fused_kernels()`
+goes to the optics, `student.backend(features)` takes what the camera read, `labctl.learning.refit.refit_backend` fits
+the back end to a bench.
 """

@@ -84,9 +84,7 @@ def logits_of(model: nn.Module, images: Tensor, *, batch: int = 500) -> Float[Te
     """Logits in eval mode, whatever mode `model` is in; uint8 images are scaled to 0..1."""
     was_training = model.training
     model.eval()
-    out = []
-    for part in torch.split(images, batch):
-        out.append(model(as_images(part) if part.dtype == torch.uint8 else part))
+    out = [model(as_images(part) if part.dtype == torch.uint8 else part) for part in torch.split(images, batch)]
     model.train(was_training)
     return torch.cat(out)
 
@@ -153,7 +151,7 @@ def fit(
                     logits = model(images)
                 value = loss(logits, labels[chosen], chosen)
                 optimizer.zero_grad()
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 optimizer.step()
                 total += float(value.detach()) * len(chosen)
                 if report and number % 20 == 0:

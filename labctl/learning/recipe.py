@@ -38,9 +38,10 @@ class DataSection(Section):
 
 
 class AugmentSection(Section):
-    """[augment]: horizontal flips and shifts of the training images, up to `shift_px` pixels each way.
+    """[teacher.augment], [student.augment]: flips and shifts of the training images, left to right and by pixels.
 
-    The students see `views` fixed draws of every image, so that the teacher's logits on them are computed once.
+    The teacher sees a fresh draw in every epoch; the students cycle through `views` fixed draws, so that the teacher's
+    logits on them are computed once.
     """
 
     flip: bool = False
@@ -55,6 +56,7 @@ class FitSection(Section):
     batch: Positive = 128
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
+    augment: AugmentSection = AugmentSection()
 
 
 class TeacherSection(FitSection):
@@ -109,7 +111,6 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     data: DataSection = DataSection()
-    augment: AugmentSection = AugmentSection()
     teacher: TeacherSection = TeacherSection()
     student: StudentSection = StudentSection()
     distillation: DistillSection = DistillSection()

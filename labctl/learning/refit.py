@@ -76,7 +76,7 @@ def refit_backend(
     epochs: int = 40,
     seed: int = 0,
     batch: int = 50,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 2e-4,
     pull: float = 1e-2,
     patience: int = 10,
     progress: Callable[[RefitProgress], None] | None = None,
@@ -137,7 +137,7 @@ def refit_backend(
                 # eval mode: the statistics of all captures are better than those of one small batch
                 value_of = loss_of(model(features[chosen]), chosen)
                 optimizer.zero_grad()
-                value_of.backward()  # type: ignore[no-untyped-call]
+                value_of.backward()
                 optimizer.step()
                 with torch.no_grad():
                     for parameter, origin in zip(model.parameters(), start, strict=True):

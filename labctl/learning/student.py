@@ -21,8 +21,8 @@ from torch.nn.functional import conv2d
 from labctl.errors import ModelError
 
 DIRECT_UP_TO = 11
-"""Fused kernels up to this size run as direct convolution. Measured for 8 maps of 28x28, one CPU core, a training step:
-7x7 takes 21 ms directly and 57 ms through the spectrum."""
+"""Fused kernels up to this size run as direct convolution. Measured on one CPU core, forward and backward of 64 images,
+8 maps of 28x28, direct against spectral: 7x7 2.9 / 11 ms, 11x11 4.5 / 17 ms, 15x15 16 / 10 ms, 21x21 26 / 13 ms."""
 
 
 class SpectralConv(nn.Module):
@@ -217,7 +217,7 @@ class Backend(nn.Module):
         normed = self.norm(features)
         if self.relu_after_detection:
             normed = normed.relu()
-        return self.fc2(self.fc1(self.pool(normed).flatten(1)).relu())  # type: ignore[no-any-return]
+        return self.fc2(self.fc1(self.pool(normed).flatten(1)).relu())
 
 
 class Student(nn.Module):
@@ -229,11 +229,11 @@ class Student(nn.Module):
 
     def features(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
         """Signed feature maps: what `paired` detection reads on an ideal bench."""
-        return self.front(images)  # type: ignore[no-any-return]
+        return self.front(images)
 
     def forward(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n classes"]:
         """Logits."""
-        return self.backend(self.features(images))  # type: ignore[no-any-return]
+        return self.backend(self.features(images))
 
     def fused_kernels(self) -> Float[Tensor, "maps in ky kx"]:
         """See `SpectralCascade.fused_kernels`."""

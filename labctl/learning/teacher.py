@@ -37,4 +37,4 @@ class Teacher(nn.Module):
 
     def forward(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n classes"]:
         """Logits of images in 0..1."""
-        return self.fc(self.blocks(images).flatten(1))  # type: ignore[no-any-return]
+        return self.fc(self.blocks(images).flatten(1))

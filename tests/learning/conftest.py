@@ -13,10 +13,6 @@ name = "tiny"
 [data]
 name = "fashion-mnist"
 validation = 40
-[augment]
-flip = true
-shift_px = 1
-views = 2
 [teacher]
 widths = [4, 4]
 epochs = 2
@@ -28,6 +24,10 @@ epochs = 3
 batch = 40
 seeds = [0, 1]
 arms = ["distilled", "undistilled"]
+[student.augment]
+flip = true
+shift_px = 1
+views = 2
 [student.backend]
 hidden = 8
 [robustness]

@@ -17,7 +17,7 @@ from .conftest import TINY_RECIPE
     [
         (TINY_RECIPE.replace("maps = 2", "mapps = 2"), "unknown key 'student.mapps'; did you mean 'maps'"),
         (TINY_RECIPE.replace("hidden = 8", "hiden = 8"), "'student.backend.hiden'; did you mean 'hidden'"),
-        (TINY_RECIPE.replace("[augment]", "[augmentation]"), "'augmentation'; did you mean 'augment'"),
+        (TINY_RECIPE.replace("[robustness]", "[robust]"), "'robust'; did you mean 'robustness'"),
         (TINY_RECIPE.replace('name = "tiny"', ""), "key 'name' is missing"),
         (TINY_RECIPE.replace("maps = 2", "maps = 0"), "student.maps: .*greater than or equal to 1.*got 0"),
         (TINY_RECIPE.replace("maps = 2", 'maps = "two"'), "student.maps: .*integer"),
