@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None, *, autostart_demo: bool = False) -> 
     chosen.images = options.images or chosen.images
     chosen.model = options.model or chosen.model
     theme.apply_appearance(options.appearance or chosen.appearance)
-    logging.getLogger("labctl").setLevel(logging.DEBUG)
+    _listen_to_everything()
     restore_hooks = install_hooks()
     window = MainWindow(workplace, chosen, path, autostart=autostart_demo or options.demo)
     for note in notes:
@@ -125,6 +125,14 @@ def _on_interrupt(window: QMainWindow) -> dict[int, Any]:
     for number in (signal.SIGINT, signal.SIGTERM):
         former[number] = signal.signal(number, close)
     return former
+
+
+def _listen_to_everything() -> None:
+    """The log panel gets every line and filters; the terminal gets what it got before."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        handler.setLevel(max(handler.level, root.level))
+    logging.getLogger("labctl").setLevel(logging.DEBUG)
 
 
 def _nothing() -> None:

@@ -68,7 +68,10 @@ class Bridge(QObject):
                 self._events.append(event)
             wake, self._awake = not self._awake, True
         if wake:
-            self._wake.emit()
+            try:
+                self._wake.emit()
+            except RuntimeError:  # Qt has deleted the bridge: the window is gone, and nobody is left to be told
+                self.close()
 
     def close(self) -> None:
         """Deliver nothing from now on."""

@@ -115,6 +115,10 @@ class CameraPanel(QWidget):
         )
         self._say_value()
 
+    def set_still(self) -> None:
+        """No more frames for now."""
+        self.rates.setText("" if self.picture.data is None else "not live: this is the last frame")
+
     def set_rates(self, captured: float, shown: float, counts: Counts) -> None:
         """Frames per second, and how many the display left out."""
         self.rates.setText(f"captured {captured:.0f}/s, shown {shown:.0f}/s, {counts.dropped:,} not shown")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 MENUS: dict[str, tuple[str, ...]] = {
     "&Bench": ("bench.live", "-", "bench.reopen", "bench.close", "-", "app.quit"),
-    "&Run": ("run.start", "run.pause", "run.abort", "-", "run.report", "run.folder"),
+    "&Run": ("run.start", "run.calibrate", "-", "run.pause", "run.abort", "-", "run.report", "run.folder"),
     "&View": (
         "view.fit",
         "view.actual",
@@ -48,6 +48,9 @@ def records(window: MainWindow) -> list[Action]:
         Action("app.quit", "&Quit", w.on_quit, "", "Ctrl+Q", "Abort what runs, leave the bench safe, and quit"),
         Action(
             "run.start", "&Start demo", w.on_start, "play", "Ctrl+Return", "Calibrate, deploy the model, measure it"
+        ),
+        Action(
+            "run.calibrate", "&Calibrate only", w.on_calibrate, "", "Ctrl+K", "Every calibration of the bench, anew"
         ),
         Action("run.pause", "&Pause", w.on_pause, "pause", "Ctrl+P", "Hold the run at the next frame, or go on"),
         Action("run.abort", "&Abort", w.on_abort, "abort", "Ctrl+.", "End the run at the next frame, bench safe"),

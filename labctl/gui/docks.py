@@ -15,7 +15,7 @@ from labctl.gui.commands import PANELS
 log = logging.getLogger(__name__)
 LAYOUT_VERSION = 1
 SIMULATED = ("camera",)
-TITLE_STYLE = f"QDockWidget::title {{ padding: {theme.GAP - 2}px {theme.GAP}px 0 {theme.GAP}px; }}"
+TITLE_STYLE = f"QDockWidget::title {{ text-align: left; padding: {theme.TIGHT}px 0 0 {theme.GAP}px; }}"
 
 
 class Docks:

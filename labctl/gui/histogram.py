@@ -12,6 +12,7 @@ from labctl.gui.statistics import FrameStatistics
 
 HEIGHT = 64
 REACH = 8
+BARS_SHOWN = 256
 BARS, LINE, SATURATED = QColor("#5b8db8"), QColor("#e08a1e"), QColor("#d1495b")
 
 
@@ -55,7 +56,10 @@ class Histogram(QWidget):
         painter.drawRoundedRect(area, 3, 3)
         if self._statistics is None:
             return
-        heights = np.log1p(self._statistics.histogram.astype(np.float64))
+        bars = self._statistics.histogram
+        if len(bars) > BARS_SHOWN:
+            bars = bars.reshape(BARS_SHOWN, -1).sum(axis=1)
+        heights = np.log1p(bars.astype(np.float64))
         heights *= (area.height() - 6) / max(float(heights.max()), 1e-9)
         width = area.width() / len(heights)
         bottom = area.bottom()

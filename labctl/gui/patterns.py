@@ -39,7 +39,8 @@ class PatternPanel(QWidget):
         self.mode.addItems([PHASE, GRAY])
         self.mode.setCurrentText(PHASE if phase else GRAY)
         self.mode.setToolTip("Phase: one turn of the colours is one turn of the phase, as the gray levels command it")
-        self.mode.setVisible(phase is not None)
+        self._has_phase = phase is not None
+        self.mode.hide()
         self.mode.currentTextChanged.connect(self._on_mode)
         self.picture.hovered.connect(self._on_hover)
         foot = QHBoxLayout()
@@ -66,6 +67,7 @@ class PatternPanel(QWidget):
             return
         self._levels = levels
         self.picture.clear(self._empty)
+        self.mode.hide()
         self.caption.clear()
 
     def show_pattern(self, pattern: Gray | None, token: str) -> None:
@@ -74,6 +76,7 @@ class PatternPanel(QWidget):
             return
         self._token, self._stale = token, False
         self.picture.set_data(pattern, (0, self._levels - 1))
+        self.mode.setVisible(self._has_phase)
         self._say()
 
     def set_blank(self) -> None:

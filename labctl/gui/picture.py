@@ -49,6 +49,7 @@ class Picture(QWidget):
         self._view.setFrameShape(pg.GraphicsView.Shape.NoFrame)
         self._view.viewport().installEventFilter(self)
         self._view.scene().sigMouseMoved.connect(self._on_mouse)
+        self._view.setToolTip("Wheel: zoom. Drag: move. Double click: the whole picture.")
         self._stack = QStackedLayout(self)
         self._stack.setContentsMargins(0, 0, 0, 0)
         self._stack.addWidget(self._note)

@@ -30,6 +30,7 @@ HINT = (
     "The demo calibrates the bench, shows the model's masks on the SLM, sends test images through the light "
     "and says how many it gets right."
 )
+NO_MODEL = "There is no model in models/ yet: 'labctl train RECIPE' makes one, 'labctl models import' takes one over."
 STEP = 100
 
 
@@ -43,7 +44,7 @@ class RunPanel(QWidget):
         super().__init__(parent)
         self._report: Path | None = None
         self._folder: Path | None = None
-        self._phase, self._label = Phase.CLOSED, ""
+        self._phase, self._label, self._done = Phase.CLOSED, "", 0
         self.bench, self.model = QComboBox(), QComboBox()
         self.images = QSpinBox(minimum=10, maximum=10000, singleStep=STEP, value=500)
         self.bench.setToolTip("A file of configs/benches; choosing one opens it")
@@ -134,6 +135,8 @@ class RunPanel(QWidget):
         words = {Phase.PAUSED: "Paused", Phase.ABORTING: "Aborting: the bench is being left safe ..."}
         if status.phase in words:
             self.stage.setText(words[status.phase])
+        elif status.phase is Phase.RUNNING and status.message:
+            self._loud_stage(status.message)
         elif resumed:
             self._say_label()
         elif status.phase is Phase.OPENING:
@@ -141,11 +144,12 @@ class RunPanel(QWidget):
         elif status.phase is Phase.CLOSED and status.message:
             self._quiet_stage(f"{status.message}\n\nChoose another bench, or mend this and press Reopen (F5).")
         elif status.phase is Phase.IDLE and self.stage.text().startswith("Opening"):
-            self._quiet_stage(HINT)
+            self._quiet_stage(HINT if self.chosen_model else NO_MODEL)
 
     def begin(self, title: str) -> None:
         """A job was asked for."""
         self._report = self._folder = None
+        self._done = 0
         self.figures.clear()
         self.table.show_rows(())
         for widget in self.report_buttons.values():
@@ -165,7 +169,7 @@ class RunPanel(QWidget):
         """How far it is."""
         self.bar.setRange(0, max(event.total, 1))
         self.bar.setValue(min(event.done, event.total))
-        self._label = event.label or self._label
+        self._label, self._done = event.label or self._label, event.done
         self._say_label()
         left = "" if event.eta_s is None else f", {duration(event.eta_s)} left"
         self.progress.setText(f"{event.done} of {event.total} frames{left}")
@@ -181,7 +185,7 @@ class RunPanel(QWidget):
         """How it ended, and what it left."""
         self._report, self._folder = outcome.report, outcome.folder or self._folder
         title = outcome.title[:1].upper() + outcome.title[1:]
-        self.progress.setText(self.progress.text().split(",")[0] if self.bar.maximum() else "")
+        self.progress.setText(f"{self._done} frames" if self._done else "")
         if outcome.outcome == "done":
             self._loud_stage(f"{title} done")
             self.bar.setRange(0, 1)

@@ -62,6 +62,10 @@ class Hooks(Protocol):
         """Raise `Aborted` if the person has asked for it: call it between steps that have no engine."""
         ...
 
+    def stage(self, text: str) -> None:
+        """Say what goes on before or after the engine's part."""
+        ...
+
 
 class Job(Protocol):
     """Something to run on the open bench, on the hardware thread."""
@@ -203,6 +207,13 @@ class Session:
             if self._abort:
                 raise Aborted("aborted by the user")
 
+    def stage(self, text: str) -> None:
+        """Say what goes on before or after the engine's part."""
+        with self._lock:
+            self._status = replace(self._status, message=text)
+            now = self._status
+        self._bridge.post(now)
+
     # ---- the hardware thread --------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -300,7 +311,7 @@ class Session:
         self._slm = self._input = None
         self._bench.make_safe()
         self._bridge.post(outcome)
-        self._enter(Phase.IDLE, replace(self.status, phase=Phase.IDLE, facts=self._bench.facts))
+        self._enter(Phase.IDLE, replace(self.status, phase=Phase.IDLE, facts=self._bench.facts, message=""))
 
     def _close(self) -> None:
         self._live = False
@@ -327,7 +338,7 @@ class Session:
         with self._lock:
             if phase is Phase.ABORTING and not self._status.phase.running:
                 return  # the run ended meanwhile
-            self._status = status or replace(self._status, phase=phase)
+            self._status = status or replace(self._status, phase=phase, message="")
             if phase is Phase.CLOSED:
                 self._status = replace(self._status, facts=None)
             now = self._status

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP = 4
-BINS = 256
+BINS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class FrameStatistics:
     Attributes
     ----------
     histogram : float array [bin]
-        Pixels per bin in the sample ``[::4, ::4]``; the bins divide 0 ... `full_scale` + 1 evenly.
+        Pixels per bin in the sample ``[::4, ::4]``; at most 4096 bins divide 0 ... `full_scale` + 1 evenly.
     full_scale : int
         Largest count that the camera can give.
     saturated : int
@@ -35,10 +35,10 @@ class FrameStatistics:
     pixels: int
 
     def quantile(self, share: float) -> float:
-        """The count below which this share of the sampled pixels lies, to within a bin."""
+        """The lower edge of the bin in which this share of the sampled pixels is reached, counts."""
         total = np.cumsum(self.histogram)
         index = int(np.searchsorted(total, share * total[-1]))
-        return (index + 1) * (self.full_scale + 1) / len(self.histogram)
+        return index * (self.full_scale + 1) / len(self.histogram)
 
 
 def measure(data: NDArray[Any], full_scale: int) -> FrameStatistics:
@@ -63,6 +63,6 @@ def measure(data: NDArray[Any], full_scale: int) -> FrameStatistics:
 def auto_levels(statistics: FrameStatistics, *, low: float = 0.01, high: float = 0.998) -> tuple[int, int]:
     """Levels that show nearly all of a frame: from its dark floor to its bright end, never an empty range."""
     bin_width = (statistics.full_scale + 1) / len(statistics.histogram)
+    top = min(statistics.full_scale, int(np.ceil(statistics.quantile(high) + 2 * bin_width)))
     bottom = max(0, int(statistics.quantile(low) - bin_width))
-    top = min(statistics.full_scale, int(np.ceil(statistics.quantile(high) + bin_width)))
-    return bottom, max(top, bottom + 1)
+    return min(bottom, top - 1), top

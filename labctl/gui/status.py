@@ -46,7 +46,7 @@ class Status:
     facts : BenchFacts or None
         None while no bench is open.
     message : str
-        Why the bench is not open, when it should be.
+        Why the bench is not open, when it should be; while a job runs, what it is at outside the engine.
     """
 
     phase: Phase = Phase.CLOSED

@@ -40,6 +40,8 @@ class Views:
 
     def set_status(self, status: Status) -> None:
         """Another bench, or none."""
+        if status.phase is Phase.IDLE:
+            self.camera.set_still()
         opened = None if status.phase is Phase.OPENING else status.facts
         key = None if opened is None else (status.bench, opened.digest)
         if key == self._facts and key is not None:

@@ -23,7 +23,7 @@ from labctl.gui.guard import guarded, guarded_event
 from labctl.gui.log_panel import LogPanel
 from labctl.gui.mailbox import Counts, Mailbox, Shot
 from labctl.gui.run_panel import RunPanel
-from labctl.gui.session import Session
+from labctl.gui.session import Job, Session
 from labctl.gui.settings import Settings
 from labctl.gui.status import Line, Outcome, Phase, Status
 from labctl.gui.status_bar import StatusBar
@@ -168,6 +168,7 @@ class MainWindow(QMainWindow):
         actions["bench.reopen"].setEnabled(phase in (Phase.IDLE, Phase.LIVE, Phase.CLOSED))
         actions["bench.close"].setEnabled(phase in (Phase.IDLE, Phase.LIVE))
         actions["run.start"].setEnabled(phase in (Phase.IDLE, Phase.LIVE) and bool(self.run_panel.chosen_model))
+        actions["run.calibrate"].setEnabled(phase in (Phase.IDLE, Phase.LIVE))
         actions["run.pause"].setEnabled(phase in (Phase.RUNNING, Phase.PAUSED))
         actions["run.pause"].setText("&Resume" if phase is Phase.PAUSED else "&Pause")
         actions["run.abort"].setEnabled(phase in (Phase.RUNNING, Phase.PAUSED))
@@ -241,8 +242,15 @@ class MainWindow(QMainWindow):
     def on_start(self) -> None:
         """Start the demo with what is chosen."""
         panel = self.run_panel
-        job = self.workplace.demo(panel.chosen_bench, panel.chosen_model, panel.images.value())
-        panel.begin(job.title)
+        self._begin(self.workplace.demo(panel.chosen_bench, panel.chosen_model, panel.images.value()))
+
+    @guarded()
+    def on_calibrate(self) -> None:
+        """Calibrate the bench, and no more."""
+        self._begin(self.workplace.calibration())
+
+    def _begin(self, job: Job) -> None:
+        self.run_panel.begin(job.title)
         if self.views is not None:
             self.views.watch.clear()
         self.session.start(job)

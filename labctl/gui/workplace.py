@@ -5,7 +5,6 @@ Everything heavy (torch, slmsuite) is imported where it is used, on the hardware
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -46,6 +45,10 @@ class Workplace(Protocol):
         """The demo as a job."""
         ...
 
+    def calibration(self) -> Job:
+        """Every calibration of the open bench as a job."""
+        ...
+
 
 @dataclass(frozen=True)
 class RealWorkplace:
@@ -80,9 +83,12 @@ class RealWorkplace:
 
     def demo(self, bench: str, model: str, images: int) -> Job:
         """The demo as a job."""
-        from labctl.gui.jobs import DemoJob
+        from labctl.gui.jobs import demo
 
-        return DemoJob(self.workspace, bench, model, images)
+        return demo(self.workspace, bench, model, images)
 
+    def calibration(self) -> Job:
+        """Every calibration of the open bench as a job."""
+        from labctl.gui.jobs import calibrate
 
-WorkplaceMaker = Callable[[], Workplace]
+        return calibrate(self.workspace)

@@ -165,6 +165,9 @@ class FakeWorkplace:
     def demo(self, bench: str, model: str, images: int) -> BurstJob:
         return BurstJob(self.frames, self.folder, fails=self.fails)
 
+    def calibration(self) -> BurstJob:
+        return BurstJob(3, self.folder, title="calibration")
+
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> FakeWorkplace:
@@ -187,7 +190,6 @@ def make_window(qtbot: Any, workplace: FakeWorkplace, tmp_path: Path) -> Iterato
             workplace, Settings(**({"bench": "fake"} | choices)), tmp_path / "gui.json", autostart=autostart
         )
         made.append(window)
-        qtbot.addWidget(window)
         window.resize(1366, 768)
         window.show()
         qtbot.waitUntil(lambda: window.views is not None)
@@ -198,6 +200,7 @@ def make_window(qtbot: Any, workplace: FakeWorkplace, tmp_path: Path) -> Iterato
     for window in made:
         window.close()
         qtbot.waitUntil(lambda window=window: not window.isVisible(), timeout=15000)
+        window.deleteLater()
     logging.getLogger("labctl").setLevel(level)
     assert not [thread.name for thread in threading.enumerate() if thread.name == "labctl-hardware"]
 
