@@ -37,6 +37,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
+    part.chmod(0o644)  # safetensors writes for the owner alone; a bundle is to be shared
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
