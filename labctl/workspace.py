@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 ENVIRONMENT = "LABCTL_WORKSPACE"
 MARK = Path("configs", "benches")
 SHIPPED = ("configs", "models")
-EMPTY = ("calibration", "runs")
+FOLDERS = ("configs", "models", "calibration", "runs")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def init(target: Path) -> Workspace:
                     raise ConfigError(f"{place} has just appeared: labctl init overwrites nothing")
                 Path(staging, name).rename(place)
                 made.append(place)
-        for part in EMPTY:
+        for part in FOLDERS:
             _make_folder(target / part, made)
     except BaseException as error:
         _take_back(made)
@@ -159,7 +159,7 @@ def example() -> Path:
         If this installation has none.
     """
     package = Path(__file__).resolve().parent
-    for folder in (package.parent, package / "_workspace"):
+    for folder in (package / "_workspace", package.parent):
         if is_workspace(folder):
             return folder
     raise LabctlError("this installation of labctl lacks its example workspace: install labctl again")

@@ -74,7 +74,10 @@ def one_line(text: str) -> str:
 
 def shown(value: Any) -> str:
     """A value as its author would recognise it, short."""
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    try:
+        text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    except ValueError:  # Python writes out no integer of more than 4300 digits
+        text = "(a number of thousands of digits)"
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
