@@ -7,7 +7,7 @@ import logging
 
 from PySide6.QtCore import QByteArray, Qt
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import QDockWidget, QLabel, QMainWindow
+from PySide6.QtWidgets import QDockWidget, QMainWindow
 
 from labctl.gui import theme
 from labctl.gui.commands import PANELS
@@ -15,7 +15,6 @@ from labctl.gui.commands import PANELS
 log = logging.getLogger(__name__)
 LAYOUT_VERSION = 1
 SIMULATED = ("camera",)
-TITLE_STYLE = f"QDockWidget::title {{ text-align: left; padding: {theme.TIGHT}px 0 0 {theme.GAP}px; }}"
 
 
 class Docks:
@@ -26,15 +25,13 @@ class Docks:
         self._docks: dict[str, QDockWidget] = {}
         self.toggles: dict[str, QAction] = {}
         window.setDockNestingEnabled(True)
-        window.setStyleSheet(TITLE_STYLE)
         window.setDockOptions(window.dockOptions() | QMainWindow.DockOption.GroupedDragging)
         window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
         for key, (title, shortcut) in PANELS.items():
             dock = QDockWidget(title, window)
             dock.setObjectName(key)
-            waiting = QLabel("Starting ...")
+            waiting = theme.Quiet("Starting ...")
             waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
-            theme.soften(waiting)
             dock.setWidget(waiting)
             toggle = dock.toggleViewAction()
             toggle.setObjectName(f"panel.{key}")

@@ -97,3 +97,17 @@ def calibrate(workspace: Workspace) -> ProcedureJob:
         return Prepared(Calibrate())
 
     return ProcedureJob("calibration", workspace, prepare)
+
+
+def demo(workspace: Workspace, bench: str, model: str, images: int) -> ProcedureJob:
+    """Calibrate, deploy, capture test images, refit: the table of arms."""
+
+    def prepare(_bench: Bench) -> Prepared:
+        from labctl.config import load_bench
+        from labctl.procedures.demo import Demo
+        from labctl.runs.preparing import prepare_task, provenance
+
+        task = prepare_task(model, workspace.models, images=images)
+        return Prepared(Demo(task), provenance(load_bench(bench, workspace), task, seed=0))
+
+    return ProcedureJob("demo", workspace, prepare)

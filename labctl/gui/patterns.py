@@ -84,7 +84,7 @@ class PatternPanel(QWidget):
         if self.picture.data is not None:
             self._stale = True
             self.picture.set_stale(True)
-            self.caption.setText("last commanded; now blank (bench left safe)")
+            self.caption.setText("last commanded, now blank")
 
     def _say(self) -> None:
         data = self.picture.data

@@ -8,7 +8,7 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from PySide6.QtCore import QEvent, QPointF, Qt, Signal
-from PySide6.QtWidgets import QLabel, QStackedLayout, QWidget
+from PySide6.QtWidgets import QStackedLayout, QWidget
 
 from labctl.gui import theme
 from labctl.gui.colormaps import Lut, lut
@@ -35,11 +35,10 @@ class Picture(QWidget):
     def __init__(self, empty: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._data: NDArray[Any] | None = None
-        self._note = QLabel(empty)
+        self._note = theme.Quiet(empty)
         self._note.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._note.setWordWrap(True)
         self._note.setMargin(2 * theme.GAP)
-        theme.soften(self._note)
         self._item = pg.ImageItem(axisOrder="row-major")
         self._item.setLookupTable(lut("gray"))
         self._box = pg.ViewBox(lockAspect=True, invertY=True, enableMenu=False, defaultPadding=0.01)
@@ -127,11 +126,3 @@ class Picture(QWidget):
         elif event.type() == QEvent.Type.MouseButtonDblClick:
             self.fit()
         return False
-
-    @guarded_event
-    def changeEvent(self, event: QEvent) -> None:
-        """Follow light and dark."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.PaletteChange and hasattr(self, "_note"):
-            self._note.setPalette(self.palette())
-            theme.soften(self._note)

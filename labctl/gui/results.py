@@ -51,7 +51,7 @@ def fold_intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 class Figures(QWidget):
-    """The numbers published last, newest value each; the first one that is an accuracy stands large above them."""
+    """The numbers published last, newest value each; an accuracy (a share, or in percent) stands large above them."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -87,8 +87,9 @@ class Figures(QWidget):
     def put(self, name: str, value: float) -> None:
         """A published number."""
         if "accuracy" in name.lower():
-            self._big.setText(f"{100 * value:.1f} %" if 0 <= value <= 1 else say(value))
-            self._big_name.setText(name)
+            percent = value if "(%)" in name else 100 * value
+            self._big.setText(f"{percent:.1f} %")
+            self._big_name.setText(name.replace("(%)", "").strip())
             self._big.show()
             self._big_name.show()
             self._values[name] = self._big.text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QEvent, Qt
 from PySide6.QtGui import QColor, QFont, QFontDatabase, QGuiApplication, QPalette
 from PySide6.QtWidgets import QBoxLayout, QLabel, QSizePolicy, QWidget
 
@@ -79,26 +79,38 @@ def phase_colour(word: str) -> str:
     return _PHASES.get(word, "#8a8a8a")
 
 
-def quiet(text: str = "", *, wrap: bool = False) -> QLabel:
-    """A caption: smaller, fainter, never wider than its place."""
-    label = QLabel(text)
-    label.setWordWrap(wrap)
-    soften(label)
+class Quiet(QLabel):
+    """A label between the palette's full and placeholder strength, readable in light and dark, and following both."""
+
+    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(text, parent)
+        self._soften()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Another palette: mix anew."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.ApplicationPaletteChange):
+            self._soften()
+
+    def _soften(self) -> None:
+        palette = QGuiApplication.palette()
+        strong, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
+        mixed = QColor(
+            round(0.68 * strong.red() + 0.32 * back.red()),
+            round(0.68 * strong.green() + 0.32 * back.green()),
+            round(0.68 * strong.blue() + 0.32 * back.blue()),
+        )
+        if self.palette().color(QPalette.ColorRole.WindowText) != mixed:  # setting it comes back here
+            own = QPalette()
+            own.setColor(QPalette.ColorRole.WindowText, mixed)
+            self.setPalette(own)
+
+
+def quiet(text: str = "") -> Quiet:
+    """A caption: fainter, and never wider than its place."""
+    label = Quiet(text)
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     return label
-
-
-def soften(widget: QWidget) -> None:
-    """Text between the palette's full and placeholder strength, readable on both themes."""
-    palette = widget.palette()
-    strong, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
-    mixed = QColor.fromRgbF(
-        0.68 * strong.redF() + 0.32 * back.redF(),
-        0.68 * strong.greenF() + 0.32 * back.greenF(),
-        0.68 * strong.blueF() + 0.32 * back.blueF(),
-    )
-    palette.setColor(QPalette.ColorRole.WindowText, mixed)
-    widget.setPalette(palette)
 
 
 def mono() -> QFont:
