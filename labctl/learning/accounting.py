@@ -24,12 +24,17 @@ class Macs:
         Those that the bench does: fused kernels of K x K at every pixel of every map and channel.
     electronic
         Those left after the camera: student - optical.
+    collapsed
+        The same student run digitally at its cheapest: up to the first fully connected layer it is one linear map of
+        the pixels, so one matrix does. Optics saves digital work only where `electronic` is below this. For a student
+        with a ReLU on its maps, which does not collapse, the same as `student`.
     """
 
     teacher: int
     student: int
     optical: int
     electronic: int
+    collapsed: int
 
     def as_dict(self) -> dict[str, int]:
         """For metrics.json."""
@@ -52,4 +57,8 @@ def count_macs(student: Student, teacher: Teacher) -> Macs:
     front, backend = student.front, student.backend
     optical = front.maps * front.in_channels * front.kernel**2 * front.image**2
     electronic = backend.fc1.weight.numel() + backend.fc2.weight.numel()
-    return Macs(teacher_macs(teacher), optical + electronic, optical, electronic)
+    student_all = optical + electronic
+    pixels = front.in_channels * front.image**2
+    matrix = pixels * backend.fc1.out_features + backend.fc2.weight.numel()
+    collapsed = student_all if backend.relu_after_detection else min(student_all, matrix)
+    return Macs(teacher_macs(teacher), student_all, optical, electronic, collapsed)

@@ -64,34 +64,45 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
         "none"
         if not any((robust.gain, robust.offset, robust.noise))
         else (
-            f"every image and map gets a gain of 1 ± {robust.gain:g}, an offset of ± {robust.offset:g} and white "
+            f"every image and map gets a gain of 1 ± {robust.gain:g},\n  an offset of ± {robust.offset:g} and white "
             f"noise of ± {robust.noise:g} of the map's rms (standard deviations), so that the back end knows a bench"
         )
     )
+    notes = f"\n{recipe.notes.strip()}\n" if recipe.notes.strip() else ""
+    channels = "1 channel" if known.shape[0] == 1 else f"{known.shape[0]} channels"
+    size = f"{known.shape[1]}x{known.shape[2]} pixels, {channels}"
     made = ", ".join(f"{key} {value}" for key, value in metrics.made_with.items())
     teacher_gap = 100 * (metrics.arms["teacher"].runs[0].test.accuracy - metrics.chosen().test.accuracy)
+    left, collapsed = macs["electronic"], macs["collapsed"]
+    saved = (
+        f"{left:,} MACs are\n  left, against {collapsed:,} for that one map and the last layer run digitally."
+        if left < collapsed
+        else f"**here they do not**,\n  for {left:,} MACs are left, against {collapsed:,} for that one map and the "
+        "last layer\n  run digitally."
+    )
     power = (
         f"With `{metrics.detection}` detection the optical layer is linear. The only nonlinearities of the student are "
         "electronic: the ReLU on the maps and the one behind the first fully connected layer."
         if back.relu_after_detection
         else f"With `{metrics.detection}` detection the optical layer is linear and adds **no expressive power**:\n  "
         "convolution, batch norm, average pool and first fully connected layer together are one linear map, which\n  "
-        "electronics could do as well. What the optics do is remove digital work, the MACs above."
+        "electronics could do as well. What the optics can do is remove digital work: " + saved
     )
     return f"""# {recipe.name}
 
 {recipe.description}.
 
-**What it is.** A classifier for {known.name} ({known.shape[1]}x{known.shape[2]} pixels, {known.shape[0]} channel,
-{len(known.classes)} classes: {", ".join(known.classes)}), cut in two.
+**What it is.** A classifier for {known.name} ({size}, {len(known.classes)} classes:
+{", ".join(known.classes)}), cut in two.
 The front is {student.maps} signed {kernel}x{kernel} kernels, shown as Fourier masks on a 4f bench; the back end runs in
 electronics on what the camera reads. The front is a cascade of {len(student.kernel_sizes)} linear spectral convolution
-layers, which fuses exactly into one mask per map; the student is {linear} (SCLC, arXiv:2102.13323).
+layers, which fuses exactly into one mask per map; the student is {linear}
+(SCLC, arXiv:2102.13323).
 
 **Intended bench.** A 4f bench with an intensity camera and `{metrics.detection}` detection: each signed kernel is
-shown as two non-negative ones on two tiles ({2 * student.maps} tiles), whose square roots are
-subtracted. Feature maps follow
-`torch.nn.functional.conv2d(images, student.fused_kernels(), padding={kernel // 2})` with images of 0 to 1.
+shown as two non-negative ones on two tiles ({2 * student.maps} tiles), whose square roots are subtracted.
+Feature maps follow `torch.nn.functional.conv2d(images, student.fused_kernels(), padding={kernel // 2})`, images of
+0 to 1.
 
 ## Figures
 In simulation (no bench), in eval mode; in brackets the 95 % Wilson interval over the images.
@@ -107,14 +118,15 @@ The weights are those of the {metrics.selected.arm} student that did best on hel
 |---|---|
 | teacher, all digital | {macs["teacher"]:,} |
 | student, all digital | {macs["student"]:,} |
-| of these moved to optics | {macs["optical"]:,} ({100 * macs["optical"] / macs["student"]:.0f} %) |
+| the same, its linear part as one matrix | {collapsed:,} |
+| moved to optics | {macs["optical"]:,} ({100 * macs["optical"] / macs["student"]:.0f} % of the student) |
 | left in electronics | {macs["electronic"]:,} |
 
 ## What is not claimed
 - {power}
 - These figures say nothing of a real bench. Deploying, calibrating and refitting are measured by `labctl demo` and
   `labctl evaluate`, against these as the ceiling.
-- Seeds of one recipe on one machine; other recipes were not searched for this card.
+- The intervals are of the test images, and of the seeds of this one recipe; they say nothing of other recipes.
 
 ## Data and training
 Trained on {metrics.data.train:,} of the official training images ({metrics.data.source}), {metrics.data.validation:,}
@@ -125,7 +137,7 @@ licence of labctl (MIT).
 - Student: {student.epochs} epochs, loss alpha T² KL + (1 - alpha) CE with T = {kd.temperature:g}, alpha = {kd.alpha:g}.
 - Augmentation: teacher {_augmentation(recipe.teacher.augment)}; students {_augmentation(student.augment)}.
 - Bench noise while training the students: {noise}.
-
+{notes}
 Train it again (goes on where it was cut off; the same weights bit for bit only with the same torch build and number
 of threads: {made}):
 

@@ -106,10 +106,11 @@ class RobustnessSection(Section):
 
 
 class Recipe(Section):
-    """A whole recipe. `text` of the file is not kept: `canonical` is what is hashed and compared."""
+    """A whole recipe. `description` heads the card of the bundle, `notes` end it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
+    notes: str = ""
     data: DataSection = DataSection()
     teacher: TeacherSection = TeacherSection()
     student: StudentSection = StudentSection()
@@ -136,8 +137,12 @@ class Recipe(Section):
 
     @property
     def sha256(self) -> str:
-        """Of every value, defaults filled in: two files that say the same have the same hash."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Of every value that is not its default, without the prose: two files that ask for the same have the same.
+
+        A key that is added later, with a default that changes nothing, leaves the hash of older recipes as it is.
+        """
+        said = self.model_dump_json(exclude_defaults=True, exclude={"description", "notes"})
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def build_student(self) -> Student:
         """A student of this recipe with fresh weights from torch's global generator."""

@@ -46,5 +46,5 @@ def test_an_absent_or_binary_recipe_is_one_line(tmp_path: Path) -> None:
 
 def test_hash_depends_on_what_is_said_not_on_how() -> None:
     plain = parse_recipe('name = "a"')
-    assert plain.sha256 == parse_recipe('# a comment\nname = "a"\n[student]\nmaps = 8\n').sha256
+    assert plain.sha256 == parse_recipe('# a comment\nname = "a"\nnotes = "b"\n[student]\nmaps = 8\n').sha256
     assert plain.sha256 != parse_recipe('name = "a"\n[student]\nmaps = 9\n').sha256

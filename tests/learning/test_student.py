@@ -114,4 +114,7 @@ def test_macs_by_hand() -> None:
     assert macs.optical == 8 * 49 * 784
     assert macs.electronic == 8 * 14 * 14 * 128 + 128 * 10
     assert macs.student == macs.optical + macs.electronic
+    assert macs.collapsed == 784 * 128 + 128 * 10
     assert macs.teacher == 9 * (32 * 784 + 32 * 64 * 196 + 64 * 128 * 49) + 128 * 9 * 10
+    bent = Student(SpectralCascade(), Backend(relu_after_detection=True))
+    assert count_macs(bent, Teacher()).collapsed == macs.student, "a ReLU in between cannot be folded away"
