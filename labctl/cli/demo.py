@@ -10,7 +10,8 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from labctl.cli.console import console, output, progress_observer
+from labctl.cli.console import console, output
+from labctl.cli.session import opened, perform
 
 
 def run_demo(*, bench: str, model: str, images: int, seed: int, yes: bool, as_json: bool) -> None:
@@ -22,58 +23,38 @@ def run_demo(*, bench: str, model: str, images: int, seed: int, yes: bool, as_js
         One line; the bench is left safe.
     """
     started = time.monotonic()
-    with console.status("loading labctl, the model and the images"):
-        from labctl.bench import open_bench
-        from labctl.runs.preparing import prepare_task, provenance
-        from labctl.config.load import load_bench
-        from labctl.procedures.demo import Demo
-        from labctl.runs.interrupt import interruptible
-        from labctl.runs.report import write_report
-        from labctl.runs.session import execute, make_engine
-        from labctl.workspace import find
+    with opened(bench, yes=yes) as (device_bench, config, workspace):
+        with console.status("loading the model and the images"):
+            from labctl.procedures.demo import Demo
+            from labctl.runs.preparing import prepare_task, provenance
+            from labctl.runs.report import write_report
 
-        workspace = find()
-        config = load_bench(bench, workspace)
-        task = prepare_task(model, workspace.models, images=images, seed=seed)
-    if not config.simulated and not yes:
-        typer.confirm(f"bench '{config.bench.name}' has real devices, and the laser will be switched on. Go on?", abort=True)
-    with console.status(f"opening bench {config.bench.name}"):
-        opened = open_bench(config, calibration_dir=workspace.calibration)
-    try:
-        with progress_observer(quiet=as_json) as observer:
-            engine = make_engine(opened, runs_dir=workspace.runs, observer=observer)
-            with interruptible(engine):
-                outcome = execute(
-                    Demo(task, seed=seed),
-                    opened,
-                    runs_dir=workspace.runs,
-                    calibration_dir=workspace.calibration,
-                    provenance=provenance(config, task, seed=seed),
-                    engine=engine,
-                )
-    finally:
-        opened.close()
+            task = prepare_task(model, workspace.models, images=images, seed=seed)
+        outcome = perform(
+            Demo(task, seed=seed), device_bench, workspace,
+            provenance=provenance(config, task, seed=seed), quiet=as_json,
+        )  # fmt: skip
     report = write_report(outcome.folder) if outcome.folder else None
-    rows = outcome.result.report.table
+    result = outcome.result
     seconds = time.monotonic() - started
     if as_json:
-        result: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "run": outcome.run_id,
             "folder": str(outcome.folder),
             "report": str(report),
             "seconds": round(seconds, 1),
-            "table": list(rows),
-            "twin_r": outcome.result.twin_r,
+            "table": list(result.report.table),
+            "twin_r": result.twin_r,
             "tile_r": {
-                "uncalibrated": outcome.result.tile_r_uncalibrated.tolist(),
-                "calibrated": outcome.result.tile_r_calibrated.tolist(),
+                "uncalibrated": result.tile_r_uncalibrated.tolist(),
+                "calibrated": result.tile_r_calibrated.tolist(),
             },
         }
-        typer.echo(json.dumps(result, indent=1))
+        typer.echo(json.dumps(facts, indent=1))
         return
     title = f"{task.model} on {config.bench.name}" + (" (simulated bench)" if config.simulated else "")
-    output.print(results_table(title, rows))
-    output.print(outcome.result.report.summary)
+    output.print(results_table(title, result.report.table))
+    output.print(result.report.summary)
     output.print(f"\n{seconds:.0f} s\nrun     {outcome.folder}\nreport  {report}")
 
 

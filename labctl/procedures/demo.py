@@ -189,16 +189,16 @@ def _pictures(
     for i, mask in enumerate(masks):
         row = f"map {i}"
         pictures += [
-            Picture("kernel", "kernel", "signed", task.kernels[i, 0].numpy(), "Kernels and masks", row),
-            Picture("amplitude", "mask, amplitude", "amplitude", mask.abs().numpy(), "Kernels and masks", row),
-            Picture("phase", "mask, phase", "phase", mask.angle().numpy() % (2 * np.pi), "Kernels and masks", row),
+            Picture("kernel", "", "signed", task.kernels[i, 0].numpy(), "Kernels and masks", row),
+            Picture("mask, amplitude", "", "amplitude", mask.abs().numpy(), "Kernels and masks", row),
+            Picture("mask, phase", "", "phase", mask.angle().numpy() % (2 * np.pi), "Kernels and masks", row),
         ]
     middle = tuple(slice(n // 2 - 128, n // 2 + 128) for n in deployment.phase.shape)
     pictures += [
-        Picture("gray", "gray pattern sent to the SLM", "gray", deployment.pattern[::2, ::2], "The SLM"),
-        Picture("phase", "phase pattern, middle 256 x 256 pixels", "phase", deployment.phase[middle], "The SLM"),
-        Picture("frame", "last captured frame: 16 tiles", "intensity", captures.last, "The camera"),
-        Picture("raw frame", "the same before calibration", "intensity", raw.last, "The camera"),
+        Picture("gray pattern", "sent to the SLM", "gray", deployment.pattern[::2, ::2], "The SLM"),
+        Picture("phase pattern", "middle 256 x 256 pixels", "phase", deployment.phase[middle], "The SLM"),
+        Picture("calibrated", "last captured frame, all tiles", "intensity", captures.last, "The camera"),
+        Picture("uncalibrated", "the same image", "intensity", raw.last, "The camera"),
     ]
     group = "Captured against predicted maps"
     for i in range(3):
@@ -210,7 +210,7 @@ def _pictures(
                 ("captured - conv2d", captures.maps[i, m] - digital[i, m]), ("uncalibrated", raw.maps[i, m]),
             )  # fmt: skip
             pictures += [
-                Picture(f"{i} {m} {name}", name, "signed", panel.numpy(), group, row, limits=(-limit, limit))
+                Picture(name, "", "signed", panel.numpy(), group, row, limits=(-limit, limit))
                 for name, panel in panels
             ]
     return float(agreement.nanmean()), pictures

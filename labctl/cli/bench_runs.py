@@ -1,0 +1,130 @@
+"""`labctl calibrate`, `deploy` and `evaluate`: single steps of the main job on one bench."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from labctl.cli.console import console, output
+from labctl.cli.session import opened, perform
+
+BenchName = Annotated[str, typer.Argument(help="Bench, by name or file.")]
+BenchOption = Annotated[str, typer.Option(help="Bench, by name or file.")]
+Model = Annotated[str, typer.Argument(help="Model bundle, by name or folder.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before using real devices.")]
+AsJson = Annotated[bool, typer.Option("--json", help="No bars; the result as JSON on standard output.")]
+EncoderName = Annotated[str, typer.Option(help="double-phase, off-axis or phase-only.")]
+Ceiling = Annotated[float, typer.Option(min=0.05, max=1.0, help="Modulus shown as full depth, of the largest.")]
+
+
+def calibrate(bench: BenchName = "sim-4f", yes: Yes = False, json: AsJson = False) -> None:
+    """Measure dark frame, camera gain, registration and Fourier centre, and keep the records."""
+    with opened(bench, yes=yes) as (device_bench, config, workspace):
+        from labctl.procedures.calibrations import Calibrate
+
+        outcome = perform(
+            Calibrate(), device_bench, workspace, provenance={"config": config.model_dump(mode="json")}, quiet=json
+        )
+    rows = [
+        {"calibration": record.kind, "run": record.run, **{name: round(f, 6) for name, f in record.quality.items()}}
+        for record in outcome.records
+    ]
+    if json:
+        typer.echo(json_module.dumps({"run": outcome.run_id, "records": rows}, indent=1))
+        return
+    table = Table(title=f"calibrations of {config.bench.name}", title_justify="left")
+    table.add_column("")
+    table.add_column("quality")
+    for row in rows:
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, float))
+        table.add_row(str(row["calibration"]), figures)
+    output.print(table)
+    output.print(f"kept in {workspace.calibration / config.bench.name}")
+
+
+def deploy(
+    model: Model = "fashion-mnist-sclc",
+    bench: BenchOption = "sim-4f",
+    encoder: EncoderName = "double-phase",
+    ceiling: Ceiling = 0.8,
+    uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Trust the bench file alone.")] = False,
+    yes: Yes = False,
+    json: AsJson = False,
+) -> None:
+    """Compile a model into the gray pattern for a calibrated bench; needs no light."""
+    with opened(bench, yes=yes) as (device_bench, _, workspace):
+        facts = device_bench.facts
+    with console.status("compiling"):
+        from labctl.optics.encoders import EncoderSpec
+        from labctl.optics.fidelity import encoder_fidelity
+        from labctl.procedures.deployment import compile_deployment
+        from labctl.runs.deployments import keep_deployment
+        from labctl.runs.preparing import prepare_task
+
+        task = prepare_task(model, workspace.models, images=1, train=4)
+        spec = EncoderSpec(encoder, ceiling)
+        image = task.bundle.student.front.image
+        made = compile_deployment(
+            task.kernels, facts, image=(image, image), detection=task.detection, encoder=spec,
+            calibrated=not uncalibrated,
+        )  # fmt: skip
+        fidelity = encoder_fidelity(
+            task.train.images, made.kernels, made.layout, facts.geometry, spec, levels=facts.slm_levels
+        )
+        folder = keep_deployment(workspace.root / ".labctl" / "deployments", made)
+    found: dict[str, Any] = {
+        "deployment": made.digest,
+        "folder": str(folder),
+        "tiles": len(made.kernels),
+        "encoder": f"{encoder}, ceiling {ceiling}",
+        "ideal_tile_r_mean": fidelity.mean,
+        "ideal_tile_r_worst": fidelity.worst,
+        "efficiency": fidelity.efficiency,
+        "clearances_footprints": made.layout.clearances(),
+    }
+    if json:
+        typer.echo(json_module.dumps(found, indent=1))
+        return
+    output.print(
+        f"{task.model} on {facts.name}: {found['tiles']} tiles by {found['encoder']}; on an ideal bench Pearson r of the "
+        f"tiles {fidelity.mean:.4f} mean, {fidelity.worst:.4f} worst, {100 * fidelity.efficiency:.0f} % of the light\n"
+        f"pattern  {folder / 'pattern.png'}"
+    )
+
+
+def evaluate(
+    model: Model = "fashion-mnist-sclc",
+    bench: BenchOption = "sim-4f",
+    images: Annotated[int, typer.Option(min=1, help="How many test images to capture.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Which images are drawn.")] = 0,
+    encoder: EncoderName = "double-phase",
+    ceiling: Ceiling = 0.8,
+    uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Trust the bench file alone.")] = False,
+    yes: Yes = False,
+    json: AsJson = False,
+) -> None:
+    """Show a model on a bench as it is calibrated now, and count its right answers on test images."""
+    with opened(bench, yes=yes) as (device_bench, config, workspace):
+        with console.status("loading the model and the images"):
+            from labctl.optics.encoders import EncoderSpec
+            from labctl.procedures.evaluate import Evaluate
+            from labctl.runs.preparing import prepare_task, provenance
+
+            task = prepare_task(model, workspace.models, images=images, train=40, seed=seed)
+        outcome = perform(
+            Evaluate(task, not uncalibrated, EncoderSpec(encoder, ceiling)), device_bench, workspace,
+            provenance=provenance(config, task, seed=seed), quiet=json,
+        )  # fmt: skip
+    row = outcome.result.arm.row()
+    tile_r = [float(r) for r in outcome.result.tile_r if r == r]
+    if json:
+        typer.echo(json_module.dumps({"run": outcome.run_id, "tile_r": tile_r, **row}, indent=1))
+        return
+    output.print(
+        f"{task.model} on {config.bench.name}: {row['accuracy (%)']:.1f} % of {row['images']} images "
+        f"({row['accuracy (%) low']:.1f} to {row['accuracy (%) high']:.1f} %), tiles r {sum(tile_r) / len(tile_r):.3f} mean, "
+        f"{min(tile_r):.3f} worst\nrun      {outcome.folder}"
+    )

@@ -1,0 +1,86 @@
+"""One recorded procedure on one bench, from the command line: opening, progress, Ctrl-C, closing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from labctl.cli.console import console, progress_observer
+
+if TYPE_CHECKING:
+    from labctl.bench.bench import Bench
+    from labctl.config.schema import BenchConfig
+    from labctl.procedures.messages import Procedure
+    from labctl.runs.session import Outcome
+    from labctl.workspace import Workspace
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def opened(bench: str, *, yes: bool, seed: int | None = None) -> Iterator[tuple[Bench, BenchConfig, Workspace]]:
+    """An open bench, its file and the workspace; closed and left safe at the end.
+
+    Parameters
+    ----------
+    bench : str
+        By name or file.
+    yes : bool
+        Do not ask before real devices are used.
+    seed : int, optional
+        Of the simulated world, in place of the bench file's.
+
+    Raises
+    ------
+    ConfigError, DeviceError
+    """
+    with console.status(f"opening bench {bench}"):
+        from labctl.bench import open_bench
+        from labctl.config.load import load_bench
+        from labctl.workspace import find
+
+        workspace = find()
+        config = load_bench(bench, workspace)
+        if seed is not None and config.simulation is not None:
+            config = config.model_copy(update={"simulation": config.simulation.model_copy(update={"seed": seed})})
+    if not config.simulated and not yes:
+        typer.confirm(f"bench '{config.bench.name}' has real devices, and its laser may be switched on. Go on?", abort=True)
+    with console.status(f"opening bench {config.bench.name}"):
+        device_bench = open_bench(config, calibration_dir=workspace.calibration)
+    try:
+        yield device_bench, config, workspace
+    finally:
+        device_bench.close()
+
+
+def perform(
+    procedure: Procedure[Result],
+    bench: Bench,
+    workspace: Workspace,
+    *,
+    provenance: Mapping[str, Any],
+    quiet: bool,
+) -> Outcome[Result]:
+    """Run one procedure with a progress bar; Ctrl-C stops it at a frame, a second one at once.
+
+    Raises
+    ------
+    Aborted, LabctlError
+    """
+    from labctl.runs.interrupt import interruptible
+    from labctl.runs.session import execute, make_engine
+
+    with progress_observer(quiet=quiet) as observer:
+        engine = make_engine(bench, runs_dir=workspace.runs, observer=observer)
+        with interruptible(engine):
+            return execute(
+                procedure,
+                bench,
+                runs_dir=workspace.runs,
+                calibration_dir=workspace.calibration,
+                provenance=provenance,
+                engine=engine,
+            )
