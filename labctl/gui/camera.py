@@ -33,6 +33,7 @@ class CameraPanel(QWidget):
     ) -> None:
         super().__init__(parent)
         self._bitdepth = 8
+        self._shape: tuple[int, int] | None = None
         self._at = (-1, -1)
         self.statistics: FrameStatistics | None = None
         self.picture = Picture(EMPTY)
@@ -94,6 +95,7 @@ class CameraPanel(QWidget):
             self.picture.set_stale(True)
             return
         self._bitdepth = facts.camera_bitdepth
+        self._shape = facts.geometry.camera.shape
         self.levels.set_full_scale(self.full_scale)
         self.statistics = None
         self.histogram.set_statistics(None)
@@ -167,7 +169,9 @@ class CameraPanel(QWidget):
         elif 0 <= row < data.shape[0] and 0 <= column < data.shape[1]:
             self.cursor_value.setText(f"row {row}, column {column}: {int(data[row, column]):,} counts")
         else:
-            self.cursor_value.setText(f"{data.shape[1]} x {data.shape[0]} px, {self._bitdepth} bit")
+            whole = self._shape is None or data.shape == self._shape
+            part = "" if whole or self._shape is None else f" window of {self._shape[1]} x {self._shape[0]} px"
+            self.cursor_value.setText(f"{data.shape[1]} x {data.shape[0]} px{part}, {self._bitdepth} bit")
 
 
 def _button(text: str, tip: str) -> QToolButton:

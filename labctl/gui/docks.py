@@ -60,7 +60,7 @@ class Docks:
             dock.show()
         docks["input"].raise_()
         width, height = window.width(), window.height()
-        run = min(max(width // 4, 330), 440)
+        run = min(max(width // 4, 352), 440)
         patterns = max((width - run) // 3, 250)
         window.resizeDocks(
             [docks["camera"], docks["slm"], docks["run"]],

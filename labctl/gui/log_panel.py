@@ -48,6 +48,10 @@ class LogPanel(QWidget):
         theme.pad(column, spacing=theme.TIGHT)
         column.addLayout(head)
         column.addWidget(self.text, 1)
+        self._at_end = True
+        bar = self.text.verticalScrollBar()
+        bar.valueChanged.connect(self._on_scrolled)
+        bar.rangeChanged.connect(self._on_range)
         self.level.currentTextChanged.connect(self.render_again)
         self.search.textChanged.connect(self.render_again)
         self.copy_button.clicked.connect(self.copy)
@@ -85,14 +89,22 @@ class LogPanel(QWidget):
         self._lines.clear()
         self.text.clear()
 
+    @guarded(int)
+    def _on_scrolled(self, value: int) -> None:
+        self._at_end = value >= self.text.verticalScrollBar().maximum() - 1
+
+    @guarded()
+    def _on_range(self) -> None:
+        if self._at_end:  # more lines, or a smaller panel: either way the newest stay in sight
+            bar = self.text.verticalScrollBar()
+            bar.setValue(bar.maximum())
+
     def _wanted(self, line: Line) -> bool:
         needle = self.search.text().casefold()
         serious = _RANK.get(line.level, 1) >= _RANK[self.level.currentText()]
         return serious and (not needle or needle in line.text.casefold())
 
     def _write(self, line: Line) -> None:
-        bar = self.text.verticalScrollBar()
-        at_end = bar.value() >= bar.maximum() - 4
         cursor = QTextCursor(self.text.document())
         cursor.movePosition(QTextCursor.MoveOperation.End)
         if not self.text.document().isEmpty():
@@ -105,5 +117,3 @@ class LogPanel(QWidget):
         style.setForeground(theme.level_colour(line.level, self.palette()))
         word = f"{line.level:<8}" if _RANK.get(line.level, 1) != 1 else " " * 8
         cursor.insertText(word + line.text.rstrip(), style)
-        if at_end:
-            bar.setValue(bar.maximum())

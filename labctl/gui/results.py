@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QGridLayout,
@@ -19,18 +20,19 @@ from PySide6.QtWidgets import (
 )
 
 from labctl.gui import theme
+from labctl.gui.guard import guarded_event
 
 SHOWN = 6
 
 
-def say(value: Any) -> str:
-    """A cell's text: numbers with four significant digits, the rest as it is."""
+def say(value: Any, name: str = "") -> str:
+    """A cell's text: percentages with one decimal, other numbers with four significant digits, the rest as it is."""
     if isinstance(value, bool) or value is None:
         return "" if value is None else ("yes" if value else "no")
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.1f}" if "(%)" in name else f"{value:.4g}"
     return str(value)
 
 
@@ -43,9 +45,9 @@ def fold_intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             base = name.rsplit(" ", 1)[0]
             if name.endswith((" low", " high")) and base in row:
                 continue
-            texts[name] = say(value)
+            texts[name] = say(value, name)
             if f"{name} low" in row and f"{name} high" in row:
-                texts[name] += f" ({say(row[f'{name} low'])} to {say(row[f'{name} high'])})"
+                texts[name] += f" ({say(row[f'{name} low'], name)} to {say(row[f'{name} high'], name)})"
         folded.append(texts)
     return folded
 
@@ -60,7 +62,7 @@ class Figures(QWidget):
         self._big, self._big_name = QLabel(), theme.quiet()
         self._big.setFont(theme.sized(self.font(), 2.0, bold=True))
         self._grid = QGridLayout()
-        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setContentsMargins(0, theme.TIGHT, 0, 0)
         self._grid.setVerticalSpacing(2)
         self._grid.setColumnStretch(0, 1)
         column = QVBoxLayout(self)
@@ -120,6 +122,7 @@ class ResultTable(QTableWidget):
         self.setShowGrid(False)
         self.setWordWrap(True)
         self.verticalHeader().hide()
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         self.horizontalHeader().setHighlightSections(False)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
@@ -140,7 +143,17 @@ class ResultTable(QTableWidget):
         for j in range(len(columns)):
             mode = QHeaderView.ResizeMode.Stretch if j == 0 else QHeaderView.ResizeMode.ResizeToContents
             self.horizontalHeader().setSectionResizeMode(j, mode)
-        self.resizeRowsToContents()
-        rows_height = sum(self.rowHeight(i) for i in range(len(texts)))
-        self.setMaximumHeight(rows_height + self.horizontalHeader().sizeHint().height() + 2 * self.frameWidth() + 16)
         self.setVisible(bool(texts))
+        self._fit_height()
+
+    @guarded_event
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Another width breaks lines elsewhere."""
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self._fit_height()
+
+    def _fit_height(self) -> None:
+        self.resizeRowsToContents()
+        rows_height = sum(self.rowHeight(i) for i in range(self.rowCount()))
+        self.setFixedHeight(rows_height + self.horizontalHeader().sizeHint().height() + 2 * self.frameWidth())

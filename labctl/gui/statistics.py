@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP = 4
+LEAST_SPAN = 1 / 32
 BINS = 4096
 
 
@@ -61,8 +62,10 @@ def measure(data: NDArray[Any], full_scale: int) -> FrameStatistics:
 
 
 def auto_levels(statistics: FrameStatistics, *, low: float = 0.01, high: float = 0.998) -> tuple[int, int]:
-    """Levels that show nearly all of a frame: from its dark floor to its bright end, never an empty range."""
+    """Levels from a frame's dark floor to its bright end; never so close that noise alone fills the colours."""
     bin_width = (statistics.full_scale + 1) / len(statistics.histogram)
     top = min(statistics.full_scale, int(np.ceil(statistics.quantile(high) + 2 * bin_width)))
     bottom = max(0, int(statistics.quantile(low) - bin_width))
-    return min(bottom, top - 1), top
+    span = max(1, int(LEAST_SPAN * statistics.full_scale))
+    top = min(max(top, bottom + span), statistics.full_scale)
+    return min(bottom, top - span), top

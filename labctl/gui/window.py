@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import platform
-import time
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import QEvent, QSize, Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, Qt, QTimer, Signal
 from PySide6.QtGui import QCloseEvent, QGuiApplication, QShowEvent
-from PySide6.QtWidgets import QMainWindow, QToolBar
+from PySide6.QtWidgets import QMainWindow
 
 import labctl
-from labctl.gui import icons, settings, theme
-from labctl.gui.actions import build, fill
+from labctl.gui import settings, theme
+from labctl.gui.actions import build
+from labctl.gui.bars import draw_icons, fill_bars
 from labctl.gui.bridge import Bridge, LogHandler
-from labctl.gui.commands import MENUS, TOOLBAR, records
+from labctl.gui.closing import Closing
+from labctl.gui.commands import records
 from labctl.gui.display import Display
 from labctl.gui.docks import Docks
 from labctl.gui.guard import guarded, guarded_event
@@ -32,8 +33,6 @@ from labctl.gui.workplace import Workplace
 from labctl.runs.events import Progressed, Prompted, Published, RunStarted
 
 log = logging.getLogger(__name__)
-CLOSE_LIMIT_S = 10.0
-POLL_MS = 40
 
 
 class MainWindow(QMainWindow):
@@ -61,7 +60,7 @@ class MainWindow(QMainWindow):
     ) -> None:
         super().__init__()
         self.workplace, self.settings, self._settings_path = workplace, chosen, settings_path
-        self._autostart, self._may_close, self._closing_since = autostart, False, 0.0
+        self._autostart, self._may_close = autostart, False
         self.views: Views | None = None
         self.bridge, self.mailbox = Bridge(self), Mailbox()
         self._log_handler = LogHandler(self.bridge)
@@ -75,35 +74,19 @@ class MainWindow(QMainWindow):
         self.docks = Docks(self)
         self.docks["run"].setWidget(self.run_panel)
         self.docks["log"].setWidget(self.log_panel)
-        self._fill_bars()
+        fill_bars(self, self.actions_by_key, self.docks.toggles)
+        self.actions_by_key |= self.docks.toggles
+        self._records = records(self)
+        draw_icons(self._records, self.actions_by_key, self)
         self._listen()
         self.display = Display(self.mailbox, self, self)
-        self._closing_timer = QTimer(self, interval=POLL_MS)
-        self._closing_timer.timeout.connect(self._on_closing)
+        self._closing = Closing(self.session, self)
+        self._closing.over.connect(self.on_closing_over)
         self.on_status(Status())
         self._list_choices()
         self.docks.restore(chosen.geometry, chosen.layout)
 
     # ---- building -------------------------------------------------------------------------------------------------
-
-    def _fill_bars(self) -> None:
-        for title, keys in MENUS.items():
-            menu = self.menuBar().addMenu(title)
-            fill(menu, keys, self.actions_by_key)
-            if title == "&View":
-                menu.addActions(list(self.docks.toggles.values()))
-        self.actions_by_key |= self.docks.toggles
-        bar = QToolBar("Toolbar", self, movable=False, iconSize=QSize(theme.ICON, theme.ICON))
-        bar.setObjectName("toolbar")
-        bar.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        fill(bar, TOOLBAR, self.actions_by_key)
-        self.addToolBar(bar)
-        self._draw_icons()
-
-    def _draw_icons(self) -> None:
-        for record in records(self):
-            if record.icon:
-                self.actions_by_key[record.key].setIcon(icons.icon(record.icon, self.palette()))
 
     def _listen(self) -> None:
         bridge, queued = self.bridge, Qt.ConnectionType.AutoConnection
@@ -368,7 +351,7 @@ class MainWindow(QMainWindow):
         """Icons and log colours follow light and dark."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.PaletteChange and hasattr(self, "display"):
-            self._draw_icons()
+            draw_icons(self._records, self.actions_by_key, self)
             self.log_panel.render_again()
 
     @guarded_event
@@ -379,26 +362,20 @@ class MainWindow(QMainWindow):
             event.accept()
             return
         event.ignore()
-        if not self._closing_since:
-            self._closing_since = time.monotonic()
+        if not self._closing.begun:
             self.setEnabled(False)
             self.status.showMessage("Closing: the bench is being left safe ...")
+            self._closing.begin()
             self._remember()
-            self.session.shutdown()
-            self._closing_timer.start()
 
     @guarded()
-    def _on_closing(self) -> None:
-        late = time.monotonic() - self._closing_since > CLOSE_LIMIT_S
-        if late:
-            log.error("the bench did not close within %.0f s: check the laser and the SLM by hand", CLOSE_LIMIT_S)
-        if late or not self.session.alive:
-            self._closing_timer.stop()
-            self._may_close = True
-            self.close()
+    def on_closing_over(self) -> None:
+        """The bench is closed, or will not be: either way the window goes."""
+        self._may_close = True
+        self.close()
 
     def _finish_closing(self) -> None:
-        self._closing_timer.stop()
+        self._closing.stop()
         self.display.stop()
         logging.getLogger("labctl").removeHandler(self._log_handler)
         self.bridge.close()

@@ -303,7 +303,7 @@ def test_statistics_of_a_frame(dtype: Any) -> None:
 
 
 def test_auto_levels_are_never_empty_and_hold_the_frame() -> None:
-    assert auto_levels(measure(np.zeros((32, 32), np.uint16), 4095)) == (0, 2)
+    assert auto_levels(measure(np.zeros((32, 32), np.uint16), 4095)) == (0, 127)
     low, high = auto_levels(measure(np.full((32, 32), 4095, np.uint16), 4095))
     assert low < high == 4095
     ramp = np.linspace(100, 900, 128 * 128).reshape(128, 128).astype(np.uint16)
@@ -350,3 +350,21 @@ def test_the_log_panel_filters_colours_and_copies(qtbot: Any) -> None:
     assert len(panel.lines) == 4
     panel.clear()
     assert panel.lines == []
+
+
+def test_the_log_panel_follows_the_newest_line_until_one_scrolls_up(qtbot: Any) -> None:
+    panel = LogPanel()
+    qtbot.addWidget(panel)
+    panel.resize(400, 300)
+    panel.show()
+    bar = panel.text.verticalScrollBar()
+    for number in range(100):
+        panel.add(Line(f"line {number}"))
+    assert bar.value() == bar.maximum() > 0
+    panel.resize(400, 150)
+    qtbot.waitUntil(lambda: bar.value() == bar.maximum())
+    panel.add(Line("newest"))
+    assert bar.value() == bar.maximum()
+    bar.setValue(0)
+    panel.add(Line("unseen"))
+    assert bar.value() == 0
