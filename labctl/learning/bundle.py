@@ -140,6 +140,7 @@ def save_bundle(
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
         raise ModelError(f"{path}: cannot be written ({error.strerror or error})") from error
+    old = path.with_name(f".{path.name}.old")
     try:
         write_tensors(part / "student.safetensors", student.state_dict())
         write_tensors(part / "teacher.safetensors", teacher.state_dict())
@@ -154,15 +155,16 @@ def save_bundle(
                 os.fsync(file.fileno())
         load_bundle(part)
         part.chmod(0o755)
-        old = path.with_name(f".{path.name}.old")
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         part.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be written ({error})") from error
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)  # stopped between the two renames: the old bundle comes back
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(part, ignore_errors=True)
     return load_bundle(path)
 

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from labctl.errors import ModelError
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -33,14 +35,24 @@ class Progress:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file beside `path`, sync it and rename: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a safetensors file beside `path`, sync it and rename: a reader sees the old file or the new one.
+
+    Raises
+    ------
+    ModelError
+        The disk is full or refuses.
+    """
     part = path.with_name(path.name + ".part")
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
-    part.chmod(0o644)  # safetensors writes for the owner alone; a bundle is to be shared
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
+        part.chmod(0o644)  # safetensors writes for the owner alone; a bundle is to be shared
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise ModelError(f"{path}: cannot be written ({error}); free some space or choose another place") from error
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

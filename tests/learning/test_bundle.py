@@ -157,6 +157,32 @@ def test_a_save_that_fails_leaves_the_old_bundle(copy: Path, monkeypatch: pytest
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
+def test_a_save_stopped_between_its_renames_brings_the_old_bundle_back(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(copy)
+    rename = Path.rename
+
+    def stop(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_bundle(
+            copy,
+            recipe_text=(copy / "recipe.toml").read_text(encoding="utf-8"),
+            student=bundle.student,
+            teacher=bundle.teacher,
+            metrics=bundle.metrics,
+            card="",
+            overwrite=True,
+        )
+    assert load_bundle(copy).sha256 == bundle.sha256
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
 def test_find_bundle_names_the_nearest(copy: Path) -> None:
     assert find_bundle(copy.name, copy.parent) == copy
     assert find_bundle(copy.name, copy) == copy

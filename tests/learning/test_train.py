@@ -120,3 +120,15 @@ def test_work_of_another_recipe_is_not_taken_over(tmp_path: Path, tiny_recipe: P
     bundle = train(tiny_recipe, tmp_path / "c", data_dir=tiny_data, progress=seen.append)
     assert bundle.student.fused_kernels().shape == (3, 1, 5, 5)
     assert "teacher" not in {at.stage for at in seen}, "the teacher does not depend on the student's maps"
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(
+    tmp_path: Path, tiny_recipe: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("labctl.learning.checkpoint.save_file", full)
+    with pytest.raises(ModelError, match=r"teacher.safetensors: cannot be written .*No space left"):
+        train(tiny_recipe, tmp_path / "b", data_dir=tiny_data)
+    assert not (tmp_path / "b").exists() and list((tmp_path / ".b.training").iterdir()) == []
