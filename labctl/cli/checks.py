@@ -86,7 +86,7 @@ def dependencies() -> list[Check]:
             continue
         good = wanted.specifier.contains(installed, prereleases=True)
         detail = installed if good else f"{installed}, labctl needs {wanted.specifier}"
-        if not good and wanted.name == "PySide6-Essentials":
+        if not good and wanted.name.lower() == "pyside6-essentials":
             detail += " (the versions left out crash or leak)"
         checks.append(Check(wanted.name, good, detail, "" if good else fix))
     return checks
