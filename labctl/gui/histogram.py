@@ -68,6 +68,7 @@ class Histogram(QWidget):
             left = area.left() + index * width
             points += [QPointF(left, bottom - height), QPointF(left + width, bottom - height)]
         points.append(QPointF(area.right(), bottom))
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(BARS)
         painter.drawPolygon(QPolygonF(points))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections import deque
 
+from PySide6.QtCore import QEvent
 from PySide6.QtGui import QGuiApplication, QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLineEdit, QPlainTextEdit, QToolButton, QVBoxLayout, QWidget
 
 from labctl.gui import theme
-from labctl.gui.guard import guarded
+from labctl.gui.guard import guarded, guarded_event
 from labctl.gui.status import Line
 
 KEPT = 5000
@@ -88,6 +89,13 @@ class LogPanel(QWidget):
         """Forget every line."""
         self._lines.clear()
         self.text.clear()
+
+    @guarded_event
+    def changeEvent(self, event: QEvent) -> None:
+        """The lines' colours follow light and dark."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange and hasattr(self, "_at_end"):
+            self.render_again()
 
     @guarded(int)
     def _on_scrolled(self, value: int) -> None:

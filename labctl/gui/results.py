@@ -155,5 +155,7 @@ class ResultTable(QTableWidget):
 
     def _fit_height(self) -> None:
         self.resizeRowsToContents()
+        for i in range(self.rowCount()):
+            self.setRowHeight(i, self.rowHeight(i) + theme.TIGHT)
         rows_height = sum(self.rowHeight(i) for i in range(self.rowCount()))
         self.setFixedHeight(rows_height + self.horizontalHeader().sizeHint().height() + 2 * self.frameWidth())

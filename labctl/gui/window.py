@@ -348,11 +348,10 @@ class MainWindow(QMainWindow):
 
     @guarded_event
     def changeEvent(self, event: QEvent) -> None:
-        """Icons and log colours follow light and dark."""
+        """Icons follow light and dark."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.PaletteChange and hasattr(self, "display"):
             draw_icons(self._records, self.actions_by_key, self)
-            self.log_panel.render_again()
 
     @guarded_event
     def closeEvent(self, event: QCloseEvent) -> None:
