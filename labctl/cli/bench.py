@@ -28,7 +28,8 @@ def list_benches(json: AsJson = False) -> None:
     for name in workspace.bench_names():
         try:
             config = load_bench(name, workspace)
-            rows.append({"name": name, "simulated": config.simulated, "description": config.bench.description})
+            kind = "mixed" if config.simulated and config.real else "simulated" if config.simulated else "real"
+            rows.append({"name": name, "kind": kind, "description": config.bench.description})
         except ConfigError as error:
             rows.append({"name": name, "problem": str(error)})
     if json:
@@ -40,8 +41,7 @@ def list_benches(json: AsJson = False) -> None:
         if "problem" in row:
             typer.echo(f"{row['name']}  DAMAGED: {row['problem']}")
         else:
-            kind = "simulated" if row["simulated"] else "real"
-            typer.echo("  ".join(part for part in (row["name"], kind, row["description"]) if part))
+            typer.echo("  ".join(part for part in (row["name"], row["kind"], row["description"]) if part))
 
 
 @app.command()

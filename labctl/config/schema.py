@@ -117,10 +117,16 @@ class BenchConfig(Section):
     @property
     def simulated(self) -> bool:
         """Whether any device of the bench is simulated."""
-        sections: list[DeviceSection] = [self.slm, self.camera, *self.instruments.values()]
-        if self.input is not None:
-            sections.append(self.input)
-        return any(section.driver == "simulated" for section in sections)
+        return any(section.driver == "simulated" for section in self._devices())
+
+    @property
+    def real(self) -> bool:
+        """Whether any device of the bench is not simulated: someone has to agree before it is used."""
+        return any(section.driver != "simulated" for section in self._devices())
+
+    def _devices(self) -> list[DeviceSection]:
+        panels = [self.slm] if self.input is None else [self.slm, self.input]
+        return [*panels, self.camera, *self.instruments.values()]
 
     def digest(self) -> str:
         """SHA-256 over everything that the file says, independent of layout and comments."""

@@ -142,7 +142,7 @@ def test_bench_list_shows_the_good_and_the_damaged(workspace: Workspace, capsys:
     assert "broken  DAMAGED" in shown
     assert main.run(["bench", "list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["sim-4f"]["simulated"] is True
+    assert rows["sim-4f"]["kind"] == "simulated"
     assert "problem" in rows["broken"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 import tomllib
 from pathlib import Path
@@ -67,6 +68,14 @@ def test_a_good_file_says_what_it_says(tmp_path: Path) -> None:
     assert config.instruments["laser"].limits == {"power_mw": (0.0, 20.0)}
     assert config.path == path
     assert not config.simulated
+    assert config.real
+
+
+def test_a_bench_may_be_simulated_in_part() -> None:
+    mixed = parse_bench(GOOD.replace('"package.module:Class"', '"simulated"'))
+    assert mixed.simulated
+    assert mixed.real
+    assert not parse_bench(re.sub(r"driver = .*", 'driver = "simulated"', GOOD)).real
 
 
 def test_the_digest_is_of_the_content_and_not_of_the_layout() -> None:
