@@ -47,6 +47,12 @@ def _means(metrics: Metrics) -> str:
                 f"- {_ARM_TITLES.get(arm, arm)}: mean {100 * content.mean_test:.2f} % over {len(content.runs)} seeds "
                 f"(95 % interval of the mean {100 * low:.2f} to {100 * high:.2f})"
             )
+    kd, plain = metrics.arms.get("distilled"), metrics.arms.get("undistilled")
+    if kd and plain and kd.interval95 and plain.interval95:
+        gain = 100 * (kd.mean_test - plain.mean_test)
+        apart = kd.interval95[0] > plain.interval95[1] or plain.interval95[0] > kd.interval95[1]
+        verdict = "outside" if apart else "**not outside**"
+        lines.append(f"- distilling changes the mean by {gain:+.2f} points, {verdict} these intervals")
     return "\n".join(lines)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 TINY_RECIPE = """
 name = "tiny"
@@ -57,6 +59,15 @@ def write_fashion(folder: Path, *, train: int = 200, test: int = 60, compress: b
             path = folder / (kind + (".gz" if compress else ""))
             path.write_bytes(gzip.compress(content, mtime=0) if compress else content)
     return folder
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are too small for two threads, and with tests in parallel, waiting threads cost ten times more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
