@@ -77,7 +77,8 @@ def test_what_is_left_behind_fails_the_test_that_left_it(tmp_path: Path) -> None
         encoding="utf-8",
         check=False,
     )
-    left = dict(re.findall(r"^ERROR test_samples\.py::test_(\w+) - AssertionError: ([a-z ]+)", done.stdout, re.MULTILINE))
+    told = re.compile(r"^ERROR test_samples\.py::test_(\w+) - AssertionError: ([a-z ]+)", re.MULTILINE)
+    left = dict(told.findall(done.stdout))
     assert left == {
         "thread": "threads left running",
         "process": "child processes left running",
