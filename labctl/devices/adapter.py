@@ -16,7 +16,11 @@ from labctl.devices.contract import RawFrame
 from labctl.errors import DeviceError
 
 configure_plotting("suppress", headless=True)
-logging.getLogger("slmsuite").setLevel(logging.WARNING)
+# slmsuite writes to the terminal in colours of its own: let its warnings go where labctl's go
+for _handler in list(logging.getLogger("slmsuite").handlers):
+    if type(_handler) is logging.StreamHandler:
+        logging.getLogger("slmsuite").removeHandler(_handler)
+logging.getLogger("slmsuite").setLevel(logging.ERROR)
 
 
 class SlmsuitePanel:

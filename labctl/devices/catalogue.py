@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -47,13 +48,18 @@ def driver_class(driver: str, *, role: str) -> type[Any]:
         module, _, name = name.rpartition(".")
         package = f"{SLMSUITE_PACKAGES['camera' if role == 'camera' else 'slm']}.{module}"
     try:
-        found = getattr(importlib.import_module(package), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # vendors' modules warn that their own kit is missing; opening them will say so
+            module_found = importlib.import_module(package)
+        found = getattr(module_found, name)
     except ImportError as error:
         raise ConfigError(
             f"{role}.driver: '{driver}' cannot be imported ({error}): install its package or correct the name"
         ) from error
     except AttributeError as error:
-        raise ConfigError(f"{role}.driver: module {package} has no class '{name}'") from error
+        near = difflib.get_close_matches(name, dir(module_found), n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{role}.driver: module {package} has no class '{name}'{hint}") from error
     if not inspect.isclass(found):
         raise ConfigError(f"{role}.driver: '{driver}' is not a class")
     return found

@@ -15,7 +15,7 @@ from labctl.bench.facts import BenchFacts
 from labctl.bench.records import CalibrationRecord, now_iso
 from labctl.errors import CalibrationError
 from labctl.procedures.exposing import (
-    blaze, brightest, centroid, expose_well, full_scale, gray, has, laser_on, signal, square,
+    around, blaze, brightest, centroid, expose_well, full_scale, gray, has, laser_on, signal, square,
 )  # fmt: skip
 from labctl.procedures.messages import Exposure, Gray, Log, Measure, Prompt, Publish, Set, Steps
 
@@ -30,6 +30,13 @@ def _record(kind: str, facts: BenchFacts, values: dict[str, tuple[object, str]],
         bench_digest=facts.digest,
         **more,  # type: ignore[arg-type]
     )
+
+
+def _seen(facts: BenchFacts, shown: Gray, side_px: int) -> tuple[NDArray[np.float64], int]:
+    """Where a square of the panel is seen through a flat SLM (camera px), and half the room it takes with its blur."""
+    affine = facts.calibration("registration")["input_to_camera"]
+    middle = affine[:, :2] @ np.argwhere(shown).mean(0) + affine[:, 2]
+    return middle, int(0.75 * side_px * np.abs(affine[:, :2]).max())
 
 
 def _flat(facts: BenchFacts) -> Gray:
@@ -125,11 +132,15 @@ class Gain:
         yield from laser_on(facts)
         slm, shown = _flat(facts), square(facts, self.side_px)
         top = full_scale(facts)
+        if "registration" in facts.calibrations:
+            middle, half = _seen(facts, shown, self.side_px)
+            yield Set("camera", "window", around(facts, [middle], half))
         longest = yield from expose_well(facts, slm, [shown], target=0.85, quantile=0.9995)
         times = [longest * (n + 1) / self.levels for n in range(self.levels)]
         frames = yield Measure(
             [Exposure(slm, shown, t, {"for": "gain"}) for t in times for _ in range(2)], "photon transfer"
         )
+        yield Set("camera", "window", None)
         means, variances = [], []
         for a, b in zip(frames[::2], frames[1::2], strict=True):
             first, second = signal(facts, a), signal(facts, b)
@@ -361,14 +372,17 @@ class FourierCentre:
         yield from laser_on(facts)
         carriers = ((0.2, -0.1), (0.2, 0.1))
         start = gray(facts, blaze(facts, carriers[0]))
-        exposure = yield from expose_well(
-            facts, start, [square(facts, self.side_px)], target=0.6, quantile=0.9995
-        )
+        shown = square(facts, self.side_px)
+        middle, half = _seen(facts, shown, self.side_px)
+        steer = registration["carrier_to_camera"]
+        spots = [middle + steer @ np.asarray(carrier) for carrier in carriers]
+        yield Set("camera", "window", around(facts, spots, half))
+        exposure = yield from expose_well(facts, start, [shown], target=0.6, quantile=0.9995)
         centre, spread = [], []
         for axis in (0, 1):
             size = facts.geometry.slm.shape[axis]
             edges = np.linspace(-self.search_px, self.search_px, self.points) + size / 2
-            shares = yield from self._shares(facts, registration, carriers, axis, edges, exposure)
+            shares = yield from self._shares(facts, spots, half, carriers, axis, edges, exposure)
             if not (shares[0] < 0.35 and shares[-1] > 0.65):
                 raise CalibrationError(
                     f"Fourier centre: the spectrum is not within {self.search_px} px of the SLM's middle along "
@@ -376,7 +390,7 @@ class FourierCentre:
                 )
             near = float(np.interp(0.5, np.maximum.accumulate(shares), edges))
             fine = near + np.linspace(-8, 8, self.points)
-            shares = yield from self._shares(facts, registration, carriers, axis, fine, exposure)
+            shares = yield from self._shares(facts, spots, half, carriers, axis, fine, exposure)
             edges = np.rint(fine)
             slope, level = np.polyfit(edges - near, shares, 1)
             miss = float(np.std(shares - (slope * (edges - near) + level)))
@@ -385,6 +399,7 @@ class FourierCentre:
             # an edge e puts pixels below e on one side: it runs at e - 1/2 in pixel centres
             centre.append(near + (0.5 - level) / slope - 0.5)
             spread.append(miss / slope / np.sqrt(self.points))
+        yield Set("camera", "window", None)
         yield Publish("Fourier centre, row (SLM px)", centre[0])
         yield Publish("Fourier centre, column (SLM px)", centre[1])
         return _record(
@@ -398,7 +413,8 @@ class FourierCentre:
     def _shares(
         self,
         facts: BenchFacts,
-        registration: CalibrationRecord,
+        spots: list[NDArray[np.float64]],
+        half: int,
         carriers: tuple[tuple[float, float], tuple[float, float]],
         axis: int,
         edges: NDArray[np.float64],
@@ -416,15 +432,12 @@ class FourierCentre:
             ],
             "knife edge, " + ("rows" if axis == 0 else "columns"),
         )
-        affine, steer = registration["input_to_camera"], registration["carrier_to_camera"]
-        middle = affine[:, :2] @ np.argwhere(shown).mean(0) + affine[:, 2]
-        half = int(0.75 * self.side_px * np.abs(affine[:, :2]).max())
         shares = []
         for frame in frames:
             picture = signal(facts, frame)
             light = []
-            for carrier in carriers:
-                r, c = (int(v) for v in np.rint(middle + steer @ np.asarray(carrier)))
+            for spot in spots:
+                r, c = (int(v) for v in np.rint(spot - np.asarray(frame.origin)))
                 light.append(float(picture[max(r - half, 0) : r + half, max(c - half, 0) : c + half].sum()))
             shares.append(light[0] / max(sum(light), 1e-9))
         return np.asarray(shares)
@@ -464,4 +477,4 @@ class Calibrate:
         return Calibration(tuple(known.values()))
 
 
-ORDER: tuple[Dark | Gain | Registration | FourierCentre, ...] = (Dark(), Gain(), Registration(), FourierCentre())
+ORDER: tuple[Dark | Registration | Gain | FourierCentre, ...] = (Dark(), Registration(), Gain(), FourierCentre())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame
@@ -64,7 +67,7 @@ def expose_well(
     for _ in range(tries):
         frames = yield Measure([Exposure(slm, shown, exposure, {"for": "exposure"}) for shown in inputs], "exposure")
         dark = max(dark_level(facts, frames[0]), 0.0)
-        level = max(float(np.quantile(frame.data, quantile)) for frame in frames)
+        level = dark + max(float(np.quantile(signal(facts, frame), quantile)) for frame in frames)
         if level >= 0.98 * top:
             exposure /= 4
         elif 0.75 * target * top < level <= 1.2 * target * top:
@@ -102,9 +105,11 @@ def signal(facts: BenchFacts, frame: Frame) -> NDArray[np.float32]:
     r, c = frame.origin
     part = np.s_[r : r + data.shape[0], c : c + data.shape[1]]
     data -= record["offset"][part] + record["rate"][part] * np.float32(frame.exposure_s)
-    for y, x in np.argwhere(record["hot"][part]):
-        near = data[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-        data[y, x] = np.median(near)
+    hot = np.argwhere(record["hot"][part])
+    if len(hot):
+        beside = np.array([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)])
+        y, x = np.moveaxis(np.clip(hot[:, None] + beside, 0, np.asarray(data.shape) - 1), -1, 0)
+        data[hot[:, 0], hot[:, 1]] = np.median(data[y, x], axis=1)
     return data
 
 
@@ -127,11 +132,19 @@ def centroid(picture: NDArray[np.float32], near: tuple[float, float], radius: in
 
 def brightest(picture: NDArray[np.float32], width: int) -> tuple[float, float]:
     """Where the light, averaged over `width` x `width` pixels, is strongest (row, column)."""
-    kernel = np.ones(width, np.float32) / width
-    smooth = np.apply_along_axis(np.convolve, 0, picture, kernel, "same")
-    smooth = np.apply_along_axis(np.convolve, 1, smooth, kernel, "same")
+    smooth = uniform_filter(picture, width, mode="constant")
     row, column = np.unravel_index(int(smooth.argmax()), smooth.shape)
     return float(row), float(column)
+
+
+def around(
+    facts: BenchFacts, points: Sequence[NDArray[np.float64]], reach: float
+) -> tuple[int, int, int, int]:
+    """The camera window ``(first row, end row, first column, end column)`` that holds `reach` pixels around the points."""
+    shape = facts.geometry.camera.shape
+    low = np.clip(np.floor(np.min(points, axis=0) - reach), 0, None).astype(int)
+    high = np.clip(np.ceil(np.max(points, axis=0) + reach) + 1, None, shape).astype(int)
+    return int(low[0]), int(high[0]), int(low[1]), int(high[1])
 
 
 def blaze(facts: BenchFacts, carrier: tuple[float, float]) -> NDArray[np.float32]:

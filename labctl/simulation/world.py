@@ -291,12 +291,16 @@ class World:
         response, hot = self._camera_maps
         electrons *= response[part]
         electrons += (hot[part] + np.float32(effects.dark_current_e_per_s)) * np.float32(exposure_s)
-        variance = np.full_like(electrons, effects.read_noise_e**2)
+        variance = np.float32(effects.read_noise_e**2)
         if effects.shot_noise:
-            dim = electrons < 20
-            variance += np.where(dim, 0, electrons)
-            electrons[dim] = noise.poisson(electrons[dim])
-        if effects.shot_noise or effects.read_noise_e:
+            # exact where the count is small; a Poisson law is normal to the read noise above some twenty electrons
+            faint = electrons < 0.02
+            dim = (electrons < 20) & ~faint
+            noisy = electrons + np.sqrt(electrons) * noise.standard_normal(electrons.shape, dtype=np.float32)
+            noisy[faint] = noise.random(electrons.shape, dtype=np.float32)[faint] < electrons[faint]
+            noisy[dim] = noise.poisson(electrons[dim])
+            electrons = noisy
+        if variance:
             electrons += np.sqrt(variance) * noise.standard_normal(electrons.shape, dtype=np.float32)
         per_count = effects.full_well_e / (self._full_scale - effects.offset_counts)
         counts = electrons / np.float32(per_count) + np.float32(effects.offset_counts)

@@ -1,0 +1,64 @@
+"""The simulated bench of the example workspace, with any preset, and its hidden truth for scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from labctl.bench import Bench, opening
+from labctl.config.load import load_bench
+from labctl.simulation.world import World, _camera_to_metres, _rotation
+
+BENCH = Path(__file__).resolve().parents[2] / "configs" / "benches" / "sim-4f.toml"
+
+
+@dataclass
+class Scored:
+    """A bench and the world behind it. Only scoring may look at the world."""
+
+    bench: Bench
+    world: World
+
+    @property
+    def fourier_centre(self) -> NDArray[np.float64]:
+        return np.asarray(self.bench.facts.geometry.slm.centre) + self.world._truth.fourier_shift
+
+    @property
+    def input_to_camera(self) -> NDArray[np.float64]:
+        geometry, truth = self.bench.facts.geometry, self.world._truth
+        to_metres = _camera_to_metres(geometry, truth)
+        back = np.linalg.inv(to_metres[:, :2])
+        turn = truth.input_scale / truth.fourier_scale * _rotation(truth.input_rotation - truth.fourier_rotation)
+        linear = -geometry.f2 / geometry.f1 * turn @ np.diag(geometry.input.pitch)
+        start = linear @ (np.asarray(truth.input_shift) - geometry.input.centre)
+        return np.column_stack([back @ linear, back @ (start - to_metres[:, 2])])
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scored]]:
+    """Opens the example bench with another preset, seed or effects; closed after the test."""
+    opened: list[Bench] = []
+    worlds: list[World] = []
+    make_world = opening._world
+
+    def remember(*args: Any) -> Any:
+        worlds.append(make_world(*args))
+        return worlds[-1]
+
+    monkeypatch.setattr(opening, "_world", remember)
+
+    def make(preset: str = "typical", seed: int = 7, **effects: Any) -> Scored:
+        config = load_bench(BENCH)
+        simulation = config.simulation.model_copy(update={"preset": preset, "seed": seed, "effects": effects})  # type: ignore[union-attr]
+        opened.append(opening.open_bench(config.model_copy(update={"simulation": simulation})))
+        return Scored(opened[-1], worlds[-1])
+
+    yield make
+    for bench in opened:
+        bench.close()
