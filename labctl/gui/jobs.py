@@ -51,7 +51,7 @@ class ProcedureJob:
         prepared = self.prepare(bench)
         hooks.check()
         runs_dir = self.workspace.runs
-        engine = make_engine(bench, runs_dir=runs_dir, observer=hooks.observe)
+        engine = make_engine(bench, runs_dir=runs_dir, observer=hooks.observe, answer=hooks.ask)
         hooks.attach(engine)
         try:
             ended = execute(

@@ -22,6 +22,7 @@ from PySide6.QtWidgets import (
 
 from labctl.gui import theme
 from labctl.gui.guard import guarded
+from labctl.gui.prompt_bar import PromptBar
 from labctl.gui.results import Figures, ResultTable
 from labctl.gui.status import Outcome, Phase, Status
 from labctl.runs.events import Progressed, Published, RunStarted
@@ -58,6 +59,7 @@ class RunPanel(QWidget):
         self.bar = QProgressBar(textVisible=False)
         self.bar.setFixedHeight(10)
         self.progress = theme.quiet()
+        self.prompt = PromptBar()
         self.figures, self.table = Figures(), ResultTable()
         self.buttons = {key: _button(actions[key]) for key in ("run.start", "run.pause", "run.abort")}
         self.report_buttons = {key: _button(actions[key]) for key in ("run.report", "run.folder")}
@@ -85,6 +87,7 @@ class RunPanel(QWidget):
         column.addWidget(self.stage)
         column.addWidget(self.bar)
         column.addWidget(self.progress)
+        column.addWidget(self.prompt)
         column.addWidget(self.figures)
         column.addWidget(self.table, 1)
         column.addLayout(reports)
@@ -129,6 +132,8 @@ class RunPanel(QWidget):
         resumed = self._phase is Phase.PAUSED and status.phase is Phase.RUNNING
         self._phase = status.phase
         free = not status.phase.running
+        if status.phase not in (Phase.RUNNING, Phase.PAUSED):
+            self.prompt.withdraw()
         self.images.setEnabled(free)
         self.model.setEnabled(free and bool(self.model.property("choices")))
         self.bench.setEnabled(free and status.phase is not Phase.OPENING and bool(self.bench.property("choices")))

@@ -25,8 +25,8 @@ from labctl.errors import Aborted, LabctlError
 from labctl.gui.bridge import Bridge
 from labctl.gui.mailbox import Mailbox, Shot
 from labctl.gui.status import Outcome, Phase, Status
-from labctl.procedures.messages import Gray
-from labctl.runs.events import Captured, Event, Logged, Progressed, State, StateChanged
+from labctl.procedures.messages import Gray, Prompt
+from labctl.runs.events import Captured, Event, Logged, Progressed, Prompted, State, StateChanged
 
 log = logging.getLogger(__name__)
 LIVE_PERIOD_S = 1 / 30
@@ -66,6 +66,10 @@ class Hooks(Protocol):
         """Say what goes on before or after the engine's part."""
         ...
 
+    def ask(self, prompt: Prompt) -> str:
+        """Wait for the person's answer to a prompt that the engine has told; raises `Aborted` on abort."""
+        ...
+
 
 class Job(Protocol):
     """Something to run on the open bench, on the hardware thread."""
@@ -103,6 +107,8 @@ class Session:
         self._opener, self._bridge, self._mailbox = opener, bridge, mailbox
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._reply: str | None = None
         self._status = Status()
         self._engine: Controls | None = None
         self._abort = self._quit = self._paused = False
@@ -156,9 +162,16 @@ class Session:
         with self._lock:
             running = self._status.phase.running
             self._abort = self._abort or running
+            self._changed.notify_all()
         if running:
             self._enter(Phase.ABORTING)
             self._tell("abort")
+
+    def answer(self, option: str) -> None:
+        """The person's answer to the prompt that a run waits for."""
+        with self._lock:
+            self._reply = option
+            self._changed.notify_all()
 
     def shutdown(self) -> None:
         """Abort what runs, make the bench safe, close it, end the thread. Returns at once: see `join`."""
@@ -185,6 +198,9 @@ class Session:
                 return
             case Progressed(saved=saved):
                 self._mailbox.saved(saved)
+            case Prompted():
+                with self._lock:
+                    self._reply = None  # an answer to an earlier question is none to this one
             case StateChanged(state=state):
                 self._follow(state)
             case Logged():
@@ -213,6 +229,17 @@ class Session:
             self._status = replace(self._status, message=text)
             now = self._status
         self._bridge.post(now)
+
+    def ask(self, prompt: Prompt) -> str:
+        """Wait for an answer; the window has the question from the engine's `Prompted`."""
+        log.info("asked: %s", prompt.text)
+        with self._lock:
+            while self._reply is None and not self._abort:
+                self._changed.wait()
+            reply, self._reply = self._reply, None
+        self.check()
+        log.info("answered: %s", reply)
+        return reply or ""
 
     # ---- the hardware thread --------------------------------------------------------------------------------------
 

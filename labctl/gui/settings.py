@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,6 +90,14 @@ def save(path: Path, settings: Settings) -> None:
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def keep(path: Path, settings: Settings) -> None:
+    """As `save`; a disk that refuses costs a line in the log, never the closing of the window."""
+    try:
+        save(path, settings)
+    except OSError as error:
+        log.warning("the window settings could not be saved: %s", error)
 
 
 def _take(settings: Settings, values: dict[str, Any]) -> list[str]:

@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import QEvent, Qt, QTimer, Signal
-from PySide6.QtGui import QCloseEvent, QGuiApplication, QShowEvent
+from PySide6.QtCore import QEvent, QTimer, Signal
+from PySide6.QtGui import QCloseEvent, QGuiApplication, QPaintEvent, QShowEvent
 from PySide6.QtWidgets import QMainWindow
 
 import labctl
@@ -26,13 +26,14 @@ from labctl.gui.mailbox import Counts, Mailbox, Shot
 from labctl.gui.run_panel import RunPanel
 from labctl.gui.session import Job, Session
 from labctl.gui.settings import Settings
-from labctl.gui.status import Line, Outcome, Phase, Status
+from labctl.gui.status import Outcome, Phase, Status
 from labctl.gui.status_bar import StatusBar
 from labctl.gui.views import Views
 from labctl.gui.workplace import Workplace
 from labctl.runs.events import Progressed, Prompted, Published, RunStarted
 
 log = logging.getLogger(__name__)
+LATEST_MS = 500
 
 
 class MainWindow(QMainWindow):
@@ -60,7 +61,7 @@ class MainWindow(QMainWindow):
     ) -> None:
         super().__init__()
         self.workplace, self.settings, self._settings_path = workplace, chosen, settings_path
-        self._autostart, self._may_close = autostart, False
+        self._autostart, self._may_close, self._painted = autostart, False, False
         self.views: Views | None = None
         self.bridge, self.mailbox = Bridge(self), Mailbox()
         self._log_handler = LogHandler(self.bridge)
@@ -89,15 +90,16 @@ class MainWindow(QMainWindow):
     # ---- building -------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        bridge, queued = self.bridge, Qt.ConnectionType.AutoConnection
-        bridge.session.connect(self.on_status, queued)
-        bridge.started.connect(self.on_started, queued)
-        bridge.progressed.connect(self.on_progressed, queued)
-        bridge.published.connect(self.on_published, queued)
-        bridge.prompted.connect(self.on_prompted, queued)
-        bridge.outcome.connect(self.on_outcome, queued)
-        bridge.logged.connect(self.log_panel.add, queued)
+        bridge = self.bridge
+        bridge.session.connect(self.on_status)
+        bridge.started.connect(self.on_started)
+        bridge.progressed.connect(self.on_progressed)
+        bridge.published.connect(self.on_published)
+        bridge.prompted.connect(self.on_prompted)
+        bridge.outcome.connect(self.on_outcome)
+        bridge.logged.connect(self.log_panel.add)
         self.run_panel.bench_chosen.connect(self.on_bench_chosen)
+        self.run_panel.prompt.answered.connect(self.session.answer)
 
     def _list_choices(self) -> None:
         chosen = self.settings
@@ -111,9 +113,17 @@ class MainWindow(QMainWindow):
 
     @guarded_event
     def showEvent(self, event: QShowEvent) -> None:
-        """The window paints first; what is slow to import comes in the next turn of the event loop."""
+        """A window that is never painted (shown minimised) is completed all the same."""
         super().showEvent(event)
         if self.views is None:
+            QTimer.singleShot(LATEST_MS, self, self.complete)
+
+    @guarded_event
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """The window paints first; what is slow to import comes in the next turn of the event loop."""
+        super().paintEvent(event)
+        if not self._painted:
+            self._painted = True
             QTimer.singleShot(0, self, self.complete)
 
     @guarded()
@@ -185,8 +195,8 @@ class MainWindow(QMainWindow):
 
     @guarded(object)
     def on_prompted(self, event: Prompted) -> None:
-        """No procedure of this version waits for an answer here; what it asks is at least seen."""
-        self.log_panel.add(Line(event.prompt.text, "warning", "prompt"))
+        """A run waits for an answer."""
+        self.run_panel.prompt.ask(event.prompt)
 
     @guarded(object)
     def on_outcome(self, outcome: Outcome) -> None:
@@ -388,7 +398,4 @@ class MainWindow(QMainWindow):
         if self.views is not None:
             self.views.remember(kept)
         if self._settings_path is not None:
-            try:
-                settings.save(self._settings_path, kept)
-            except OSError as error:
-                log.warning("the window settings could not be saved: %s", error)
+            settings.keep(self._settings_path, kept)

@@ -24,7 +24,7 @@ from labctl.devices.contract import RawFrame
 from labctl.errors import DeviceError
 from labctl.gui.app import clean_environment
 from labctl.optics.geometry import Geometry, Plane
-from labctl.procedures.messages import Exposure, Log, Measure, Publish
+from labctl.procedures.messages import Exposure, Log, Measure, Prompt, Publish
 
 clean_environment()
 
@@ -87,6 +87,7 @@ class Burst:
 
     frames: int = 20
     shape: tuple[int, int] = (64, 64)
+    asks: bool = False
 
     @property
     def name(self) -> str:
@@ -97,6 +98,9 @@ class Burst:
 
     def steps(self, facts: BenchFacts) -> Any:
         yield Log("a burst begins")
+        if self.asks:
+            answer = yield Prompt("Block the beam.", ("continue", "skip"))
+            yield Log(f"the answer is {answer}")
         for i in range(self.frames):
             pattern = np.full(self.shape, i % 256, np.uint8)
             yield Measure([Exposure(slm=pattern, input=pattern, tag={"image": i})], label="test images")
@@ -114,6 +118,7 @@ class BurstJob:
     folder: Path
     title: str = "demo"
     fails: bool = False
+    asks: bool = False
 
     def __call__(self, bench: Bench, hooks: Any) -> Any:
         from labctl.gui.status import Outcome
@@ -123,9 +128,9 @@ class BurstJob:
         if self.fails:
             raise RuntimeError("a defect")
         hooks.check()
-        engine = Engine(bench, observer=hooks.observe, store=RunStore(self.folder))
+        engine = Engine(bench, observer=hooks.observe, store=RunStore(self.folder), answer=hooks.ask)
         hooks.attach(engine)
-        table = engine.run(Burst(self.frames))
+        table = engine.run(Burst(self.frames, asks=self.asks))
         return Outcome(self.title, "done", table=table, folder=engine.folder)
 
 
@@ -137,6 +142,7 @@ class FakeWorkplace:
     shape: tuple[int, int] = (96, 128)
     frames: int = 20
     fails: bool = False
+    asks: bool = False
     camera: FakeCamera | None = None
     panels: dict[str, FakePanel] = field(default_factory=dict)
     gate: threading.Event = field(default_factory=threading.Event)
@@ -163,7 +169,7 @@ class FakeWorkplace:
         return Bench(facts, slm=self.panels["slm"], input=self.panels["input"], camera=self.camera, clock=clock)
 
     def demo(self, bench: str, model: str, images: int) -> BurstJob:
-        return BurstJob(self.frames, self.folder, fails=self.fails)
+        return BurstJob(self.frames, self.folder, fails=self.fails, asks=self.asks)
 
     def calibration(self) -> BurstJob:
         return BurstJob(3, self.folder, title="calibration")

@@ -29,7 +29,7 @@ def wait_for(qtbot: Any, window: Any, *phases: Phase) -> None:
 
 def start(qtbot: Any, window: Any) -> None:
     window.actions_by_key["run.start"].trigger()
-    wait_for(qtbot, window, Phase.RUNNING)
+    qtbot.waitUntil(window.actions_by_key["run.pause"].isEnabled)
 
 
 def table(window: Any) -> list[list[str]]:
@@ -82,7 +82,7 @@ def test_the_first_start_chooses_the_simulated_bench() -> None:
 
 
 def test_a_run_from_start_to_table(window: Any, qtbot: Any, workplace: Any) -> None:
-    start(qtbot, window)
+    window.actions_by_key["run.start"].trigger()
     qtbot.waitUntil(lambda: bool(table(window)), timeout=15000)
     wait_for(qtbot, window, Phase.IDLE)
     assert table(window) == [["deployed", "0.87"]]
@@ -100,7 +100,7 @@ def test_a_run_from_start_to_table(window: Any, qtbot: Any, workplace: Any) -> N
 
 
 def test_pause_holds_the_run_and_resume_goes_on(window: Any, qtbot: Any, workplace: Any) -> None:
-    workplace.frames = 400
+    workplace.frames = 1000
     start(qtbot, window)
     window.actions_by_key["run.pause"].trigger()
     wait_for(qtbot, window, Phase.PAUSED)
@@ -108,11 +108,11 @@ def test_pause_holds_the_run_and_resume_goes_on(window: Any, qtbot: Any, workpla
     qtbot.wait(50)
     held = workplace.camera.grabbed
     qtbot.wait(200)
-    assert workplace.camera.grabbed == held < 400
+    assert workplace.camera.grabbed == held < 1000
     assert window.run_panel.stage.text() == "Paused"
     window.actions_by_key["run.pause"].trigger()
     wait_for(qtbot, window, Phase.IDLE)
-    assert window.mailbox.counts().saved == 400
+    assert window.mailbox.counts().saved == 1000
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -353,3 +353,29 @@ def _shot(data: Any) -> Shot:
     from labctl.bench.frames import Frame
 
     return Shot(Frame(data, 0, 0.0, 0.0, 0.01, "", ""))
+
+
+def test_a_run_that_asks_waits_for_the_answer(window: Any, qtbot: Any, workplace: Any) -> None:
+    workplace.asks = True
+    start(qtbot, window)
+    bar = window.run_panel.prompt
+    qtbot.waitUntil(bar.isVisible)
+    assert bar.text.text() == "Block the beam."
+    qtbot.wait(150)
+    assert workplace.camera.grabbed == 0
+    qtbot.mouseClick(bar.buttons[1], Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: window.run_panel.stage.text() == "Demo done", timeout=15000)
+    assert any("the answer is skip" in line.text for line in window.log_panel.lines)
+    assert bar.isHidden()
+
+
+def test_a_run_that_asks_can_be_aborted(window: Any, qtbot: Any, workplace: Any) -> None:
+    workplace.asks = True
+    start(qtbot, window)
+    bar = window.run_panel.prompt
+    qtbot.waitUntil(bar.isVisible)
+    window.actions_by_key["run.abort"].trigger()
+    wait_for(qtbot, window, Phase.IDLE)
+    qtbot.waitUntil(lambda: "aborted" in window.run_panel.stage.text())
+    assert bar.isHidden()
+    assert workplace.camera.grabbed == 0
