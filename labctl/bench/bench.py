@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class Bench:
             if pattern_token == self._shown[name]:
                 continue
             self._shown[name] = "unknown"
-            self._guard(name, lambda panel=panel, pattern=pattern: panel.show(pattern))
+            self._guard(name, partial(panel.show, pattern))
             self._shown[name] = pattern_token
             self._settled_at = max(self._settled_at, self.clock.now() + settle)
 
@@ -120,7 +121,7 @@ class Bench:
             raw = self._guard("camera", lambda: self._camera.grab(exposure))
             if raw.started >= settled_at - 1e-9:
                 break
-            log.debug("camera: a frame started %.6f s before the patterns had settled: dropped", settled_at - raw.started)
+            log.debug("camera: dropped a frame that started %.6f s too early", settled_at - raw.started)
         else:
             raise DeviceError(
                 "camera: eight frames in a row started before the patterns had settled: "
@@ -189,7 +190,7 @@ class Bench:
             actions += [(name, device.make_safe) for name, device in self._instruments.items()]
         if self._blank_on_close:
             panels = [("slm", self._slm), ("input", self._input)]
-            actions += [(name, lambda panel=panel: panel.blank()) for name, panel in panels if panel is not None]
+            actions += [(name, panel.blank) for name, panel in panels if panel is not None]
             self._shown = {"slm": "", "input": ""}
         return actions
 

@@ -59,8 +59,9 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
             if section.driver == SIMULATED:
                 drivers[name] = _simulated(name, section.options, world, config)
             else:
-                offered = {key: drivers[key] for key in ("slm", "input") if key in drivers} if name == "camera" else {}
-                drivers[name] = construct(driver_class(section.driver, role=name), section.options, role=name, offered=offered)
+                offered = dict(drivers) if name == "camera" else {}
+                found = driver_class(section.driver, role=name)
+                drivers[name] = construct(found, section.options, role=name, offered=offered)
             opened.append(drivers[name])
         for name, instrument in config.instruments.items():
             instruments[name] = _instrument(name, instrument, world)
@@ -118,16 +119,21 @@ def _world(config: BenchConfig, clock: Clock) -> Any:
 
     if config.simulation is None:
         raise ConfigError(f"bench '{config.bench.name}' has a simulated device but no [simulation] section: add one")
-    planes = {}
+    planes: dict[str, Plane] = {}
+    depth: dict[str, int] = {}
     for name, section in (("slm", config.slm), ("input", config.input), ("camera", config.camera)):
         options = _options(name, section.options if section else {})
         width, height = options["resolution"]
         planes[name] = Plane((int(height), int(width)), (options["pitch_um"] * 1e-6,) * 2)
+        depth[name] = int(options["bitdepth"])
     geometry = Geometry(
-        config.optics.wavelength_nm * 1e-9, config.optics.f1_mm * 1e-3, config.optics.f2_mm * 1e-3, **planes
+        wavelength=config.optics.wavelength_nm * 1e-9,
+        f1=config.optics.f1_mm * 1e-3,
+        f2=config.optics.f2_mm * 1e-3,
+        slm=planes["slm"],
+        input=planes["input"],
+        camera=planes["camera"],
     )
-    depth = {name: int(_options(name, section.options if section else {})["bitdepth"])
-             for name, section in (("slm", config.slm), ("input", config.input), ("camera", config.camera))}  # fmt: skip
     return World(
         geometry,
         resolve(config.simulation.preset, config.simulation.effects),
@@ -143,9 +149,9 @@ def _simulated(name: str, options: Mapping[str, Any], world: Any, config: BenchC
     from labctl.devices.catalogue import construct
     from labctl.simulation.devices import SimulatedCamera, SimulatedInput, SimulatedSLM
 
-    cls: type[Any] = {"slm": SimulatedSLM, "input": SimulatedInput, "camera": SimulatedCamera}[name]
+    fronts: dict[str, type[Any]] = {"slm": SimulatedSLM, "input": SimulatedInput, "camera": SimulatedCamera}
     return construct(
-        cls, _options(name, options), role=name,
+        fronts[name], _options(name, options), role=name,
         offered={"world": world, "wav_um": config.optics.wavelength_nm * 1e-3},
     )  # fmt: skip
 
@@ -159,7 +165,8 @@ def _instrument(name: str, section: Any, world: Any) -> Instrument:
         if section.role != "laser":
             raise ConfigError(f"instruments.{name}: the simulated bench has a laser only, no {section.role}")
         return SimulatedLaser(world)
-    device = construct(driver_class(section.driver, role=f"instruments.{name}"), section.options, role=f"instruments.{name}")
+    role = f"instruments.{name}"
+    device = construct(driver_class(section.driver, role=role), section.options, role=role)
     if not isinstance(device, Instrument):
         raise DeviceError(f"instruments.{name}: {section.driver} does not follow the instrument contract", device=name)
     return device

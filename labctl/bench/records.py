@@ -117,9 +117,7 @@ def load_record(path: Path) -> CalibrationRecord:
             quality = {name: float(figure) for name, figure in file["quality"].attrs.items()}
             text = {name: str(file.attrs[name]) for name in ("kind", "bench", "taken", "run", "bench_digest")}
     except (OSError, KeyError) as error:
-        raise CalibrationError(
-            f"{path} cannot be read as a calibration record ({error}): calibrate again"
-        ) from error
+        raise CalibrationError(f"{path} cannot be read as a calibration record ({error}): calibrate again") from error
     return CalibrationRecord(values=values, units=units, uncertainties=spread, quality=quality, **text)
 
 

@@ -183,9 +183,7 @@ def vendors() -> list[Check]:
     checks = []
     for module, (what, package) in VENDORS.items():
         there = importlib.util.find_spec(module) is not None
-        checks.append(
-            Check(module, there, what, "" if there else pip_line(package), Need.OPTIONAL)
-        )
+        checks.append(Check(module, there, what, "" if there else pip_line(package), Need.OPTIONAL))
     return checks
 
 

@@ -46,8 +46,10 @@ def opened(bench: str, *, yes: bool, seed: int | None = None) -> Iterator[tuple[
         config = load_bench(bench, workspace)
         if seed is not None and config.simulation is not None:
             config = config.model_copy(update={"simulation": config.simulation.model_copy(update={"seed": seed})})
-    if not config.simulated and not yes:
-        typer.confirm(f"bench '{config.bench.name}' has real devices, and its laser may be switched on. Go on?", abort=True)
+    if config.real and not yes:
+        typer.confirm(
+            f"bench '{config.bench.name}' has real devices, and its laser may be switched on. Go on?", abort=True
+        )
     with console.status(f"opening bench {config.bench.name}"):
         device_bench = open_bench(config, calibration_dir=workspace.calibration)
     try:

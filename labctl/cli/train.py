@@ -53,7 +53,7 @@ def train(
             with _Bar() as update:
                 bundle = run(what, target, progress=update, data_dir=data_dir, overwrite=force)
     except KeyboardInterrupt as error:
-        raise Aborted("training stopped; the same command goes on from the last whole epoch") from error
+        raise Aborted("the same command goes on from the last whole epoch") from error
     if json:
         metrics = bundle.metrics.model_dump(mode="json")
         typer.echo(json_module.dumps({"path": str(bundle.path), "sha256": bundle.sha256, "metrics": metrics}))

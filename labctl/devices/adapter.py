@@ -97,7 +97,9 @@ class SlmsuiteSensor:
         after = self._clock.now()
         started, ended = getattr(self.driver, "exposure_interval", (before, after))
         if data.dtype.kind != "u":
-            raise DeviceError(f"camera '{self.name}' gave {data.dtype} pixels: labctl reads unsigned integers", device="camera")
+            raise DeviceError(
+                f"camera '{self.name}' gave {data.dtype} pixels: labctl reads unsigned integers", device="camera"
+            )
         return RawFrame(data, float(started), float(ended), self.origin)
 
     def close(self) -> None:

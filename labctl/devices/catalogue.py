@@ -37,10 +37,12 @@ def driver_class(driver: str, *, role: str) -> type[Any]:
         registered = {point.name: point for point in entry_points(group="labctl.drivers")}
         if driver not in registered:
             near = difflib.get_close_matches(driver, ["simulated", *registered], n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "use simulated, slmsuite:module.Class or package.module:Class"
+            hint = (
+                f"did you mean '{near[0]}'?" if near else "use simulated, slmsuite:module.Class or package.module:Class"
+            )
             raise ConfigError(f"{role}.driver: no driver is called '{driver}': {hint}")
         try:
-            return registered[driver].load()  # type: ignore[no-any-return]
+            return registered[driver].load()
         except Exception as error:
             raise ConfigError(f"{role}.driver: '{driver}' is registered but cannot be imported: {error}") from error
     package, _, name = driver.partition(":")
@@ -49,7 +51,9 @@ def driver_class(driver: str, *, role: str) -> type[Any]:
         package = f"{SLMSUITE_PACKAGES['camera' if role == 'camera' else 'slm']}.{module}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # vendors' modules warn that their own kit is missing; opening them will say so
+            warnings.simplefilter(
+                "ignore"
+            )  # vendors' modules warn that their own kit is missing; opening them will say so
             module_found = importlib.import_module(package)
         found = getattr(module_found, name)
     except ImportError as error:
@@ -65,7 +69,9 @@ def driver_class(driver: str, *, role: str) -> type[Any]:
     return found
 
 
-def construct(cls: type[Any], options: Mapping[str, Any], *, role: str, offered: Mapping[str, Any] | None = None) -> Any:
+def construct(
+    cls: type[Any], options: Mapping[str, Any], *, role: str, offered: Mapping[str, Any] | None = None
+) -> Any:
     """Open a device: ``cls(**options)``, with those of `offered` that its constructor names.
 
     Raises

@@ -61,7 +61,7 @@ class Sensor(Protocol):
     readout_s: float
 
     def set_window(self, window: tuple[int, int, int, int] | None) -> tuple[int, int, int, int]:
-        """Read only ``(first row, end row, first column, end column)``, None for all; returns what the camera made of it."""
+        """Read only ``(first row, end row, first column, end column)``, None for all; returns what is read now."""
         ...
 
     def grab(self, exposure_s: float) -> RawFrame:

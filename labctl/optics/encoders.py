@@ -28,9 +28,7 @@ def off_axis(field: Complex[Tensor, "row column"], ceiling: float = 1.0) -> Floa
     modulus, argument = _normalised(field, ceiling)
     # first-order amplitude of a blaze of depth M is sinc(1 - M), rising over M in [0, 1]: invert it by table
     depth_table = np.linspace(0.0, 1.0, 4097)
-    depth = torch.from_numpy(
-        np.interp(modulus.numpy(), np.sinc(1.0 - depth_table), depth_table).astype(np.float32)
-    )
+    depth = torch.from_numpy(np.interp(modulus.numpy(), np.sinc(1.0 - depth_table), depth_table).astype(np.float32))
     return depth * torch.remainder(argument - torch.pi * depth, TWO_PI)
 
 
@@ -81,7 +79,7 @@ def _normalised(field: Tensor, ceiling: float) -> tuple[Tensor, Tensor]:
 
 
 def gray_from_phase(phase: Float[Tensor, "row column"], levels: int) -> np.ndarray:
-    """Gray levels for a linear SLM of 2 pi range, slmsuite's convention: phase 0 is the top level, more phase is darker.
+    """Gray levels for a linear SLM of 2 pi range, slmsuite's convention: phase 0 is white, more phase darker.
 
     Parameters
     ----------

@@ -66,7 +66,8 @@ def encoder_fidelity(
     want = expected_tiles(images, kernels)
     steps = [geometry.slm.pitch[i] / (geometry.wavelength * geometry.f1) for i in (0, 1)]
     pixel = [block[i] * geometry.input.pitch[i] for i in (0, 1)]
-    rows, efficiency = [], []
+    rows: list[Tensor] = []
+    efficiency: list[float] = []
     for image in images:
         amplitude = image[0].repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
         spectrum = operator.spectrum(amplitude)

@@ -1,4 +1,4 @@
-"""The 4f operator: input amplitude -> spectrum on the SLM's pixels -> field on the camera plane, in physical coordinates.
+"""The 4f operator: input amplitude -> spectrum on the SLM's pixels -> field on the camera plane, in metres.
 
 ``E(u) = IFT{ FT{a} . m }``. Fields of the image plane are in image orientation and in units of the input plane (the
 camera's inversion and scaling by ``-f2 / f1`` belong to `labctl.optics.geometry`).
@@ -16,17 +16,13 @@ from torch import Tensor
 from labctl.optics.geometry import Geometry, Pair
 
 
-def dft(
-    positions: Float[Tensor, " n"], frequencies: Float[Tensor, " k"], *, sign: int = -1
-) -> Complex[Tensor, "k n"]:
+def dft(positions: Float[Tensor, " n"], frequencies: Float[Tensor, " k"], *, sign: int = -1) -> Complex[Tensor, "k n"]:
     """Matrix of the Fourier transform between any positions (m) and any frequencies (1/m)."""
     turns = torch.outer(frequencies.to(torch.float64), positions.to(torch.float64))
     return torch.polar(torch.ones_like(turns), sign * 2 * torch.pi * (turns - turns.round())).to(torch.complex64)
 
 
-def matched(
-    amplitude: Float[Tensor, "*batch y x"], mask: Complex[Tensor, "*maps y x"]
-) -> Complex[Tensor, "*out y x"]:
+def matched(amplitude: Float[Tensor, "*batch y x"], mask: Complex[Tensor, "*maps y x"]) -> Complex[Tensor, "*out y x"]:
     """The ideal bench with matched sampling: every frequency of the image's grid has its own mask pixel.
 
     Parameters

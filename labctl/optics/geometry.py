@@ -75,10 +75,11 @@ class Geometry:
         """
         centre = centre or self.slm.centre
         axes = [
-            (np.arange(self.slm.shape[i]) - centre[i]) * self.slm.pitch[i] / (self.wavelength * self.f1)
+            (np.arange(self.slm.shape[i], dtype=np.float64) - centre[i])
+            * (self.slm.pitch[i] / (self.wavelength * self.f1))
             for i in (0, 1)
         ]
-        return axes[0], axes[1]
+        return np.asarray(axes[0], np.float64), np.asarray(axes[1], np.float64)
 
     @property
     def field_of_view(self) -> Pair:

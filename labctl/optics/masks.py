@@ -4,7 +4,7 @@ Three flips stand between `torch.nn.functional.conv2d` and a 4f bench, and this 
 
 1. ``conv2d`` is a cross-correlation, light convolves: `kernel_masks` mirrors the kernel;
 2. the second lens transforms forward, so the camera sees the image inverted: every field and tile of `labctl.optics`
-   is kept in *image orientation*, and `labctl.optics.geometry` maps it to camera pixels with the minus sign of ``-f2 / f1``;
+   is kept in *image orientation*, and `labctl.optics.geometry` maps it to camera pixels with the minus of ``-f2 / f1``;
 3. a kernel of even size has no middle: its anchor is ``(size - 1) // 2``, as in "same" padding of ``(size - 1) // 2``
    before and ``size // 2`` after.
 """

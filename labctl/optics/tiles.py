@@ -105,9 +105,7 @@ def arrange(
                 f"an image of {image[axis]} {name} at {block[axis]} panel pixels each does not fit the input panel's "
                 f"{geometry.input.shape[axis]} {name}"
             )
-    half = [
-        min(0.5, (geometry.camera.extent[i] / 2 - margin[i] * geometry.camera.pitch[i]) / field[i]) for i in (0, 1)
-    ]
+    half = [min(0.5, (geometry.camera.extent[i] / 2 - margin[i] * geometry.camera.pitch[i]) / field[i]) for i in (0, 1)]
     best = 0
     for rows in range(1, 9):
         columns = -(-count // rows)
@@ -132,7 +130,7 @@ def arrange(
 
 
 def tile_phases(count: int) -> NDArray[np.float64]:
-    """Constant phase of each tile, rad: quadratic (Schroeder 1970), so that the tiles' fields do not all peak together."""
+    """Constant phase of each tile, rad: quadratic (Schroeder 1970), so that the tiles' fields do not peak together."""
     index = np.arange(count)
     return np.pi * index * index / max(count, 1)
 

@@ -15,7 +15,17 @@ from labctl.bench.facts import BenchFacts
 from labctl.bench.records import CalibrationRecord, now_iso
 from labctl.errors import CalibrationError
 from labctl.procedures.exposing import (
-    around, blaze, brightest, centroid, expose_well, full_scale, gray, has, laser_on, signal, square,
+    around,
+    blaze,
+    brightest,
+    centroid,
+    expose_well,
+    full_scale,
+    gray,
+    has,
+    laser_on,
+    signal,
+    square,
 )  # fmt: skip
 from labctl.procedures.messages import Exposure, Gray, Log, Measure, Prompt, Publish, Set, Steps
 
@@ -91,7 +101,7 @@ class Dark:
         level = float(np.median(dim))
         if level > 0.5 * full_scale(facts):
             raise CalibrationError(
-                f"dark frame: the camera reads {level:.0f} counts with the light off: block stray light and calibrate again"
+                f"dark frame: the camera reads {level:.0f} counts with the light off: block stray light"
             )
         if hot.mean() > 0.02:
             raise CalibrationError(f"dark frame: {100 * hot.mean():.1f} % of the pixels look hot: is light getting in?")
@@ -158,10 +168,14 @@ class Gain:
                     means.append(float(middle[inside].mean()))
                     variances.append(float(half_square[inside].mean()))
         if len(means) < 16:
-            raise CalibrationError("gain: too few lit pixels below saturation: is the input panel lit and in the field?")
+            raise CalibrationError(
+                "gain: too few lit pixels below saturation: is the input panel lit and in the field?"
+            )
         m, v = np.asarray(means), np.asarray(variances)
         if v.max() < 1e-6:
-            raise CalibrationError("gain: two frames of the same light are equal to the count: there is no noise to measure by")
+            raise CalibrationError(
+                "gain: two frames of the same light are equal to the count: there is no noise to measure by"
+            )
         weight = 1 / np.maximum(v, v.max() / 100)
         (slope, floor), covariance = np.polyfit(m, v, 1, w=weight, cov=True)
         residual = float(np.sqrt(np.mean(((v - slope * m - floor) / np.maximum(slope * m, v.max() / 50)) ** 2)))
@@ -226,14 +240,18 @@ class Registration:
         bright = square(facts, self.dot_px)
         exposure = yield from expose_well(facts, flat, [bright], target=0.7, quantile=0.99999)
         shown = [black, *(square(facts, self.dot_px, marker) for marker in markers)]
-        frames = yield Measure([Exposure(flat, s, exposure, {"for": "registration"}) for s in shown], "finding the panel")
+        frames = yield Measure(
+            [Exposure(flat, s, exposure, {"for": "registration"}) for s in shown], "finding the panel"
+        )
         empty = signal(facts, frames[0])
         seen = []
         for frame in frames[1:]:
             picture = signal(facts, frame) - empty
             found = centroid(picture, brightest(picture, 5), 8)
             if found is None:
-                raise CalibrationError("registration: a dot falls outside the camera's frame: centre the camera on the panel")
+                raise CalibrationError(
+                    "registration: a dot falls outside the camera's frame: centre the camera on the panel"
+                )
             seen.append(found)
         origin = np.asarray(seen[0])
         coarse = np.stack([(np.asarray(s) - origin) / reach for s in seen[1:]], axis=1)

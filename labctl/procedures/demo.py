@@ -15,9 +15,19 @@ from labctl.optics.encoders import EncoderSpec
 from labctl.optics.fidelity import encoder_fidelity, pearson
 from labctl.optics.masks import kernel_masks
 from labctl.procedures.calibrations import Calibrate
-
 from labctl.procedures.evaluate import (
-    FOR_EXPOSURE, FOR_GAIN, Arm, Captures, Deployed, Task, answer, capture, deploy, score, table, uncalibrated,
+    FOR_EXPOSURE,
+    FOR_GAIN,
+    Arm,
+    Captures,
+    Deployed,
+    Task,
+    answer,
+    capture,
+    deploy,
+    score,
+    table,
+    uncalibrated,
 )  # fmt: skip
 from labctl.procedures.messages import Log, Publish, Set, Steps
 from labctl.procedures.report_data import Picture, ReportData
@@ -156,12 +166,12 @@ def _summary(
     efficiency: float,
 ) -> str:
     return (
-        f"{len(captures.maps)} test images ({task.data_source}), {len(good.deployment.kernels)} tiles in one frame by the "
-        f"{good.deployment.encoder.name} encoder, {good.exposure_s * 1e3:.3g} ms exposure, "
+        f"{len(captures.maps)} test images ({task.data_source}), {len(good.deployment.kernels)} tiles in one frame by "
+        f"the {good.deployment.encoder.name} encoder, {good.exposure_s * 1e3:.3g} ms exposure, "
         f"{100 * efficiency:.0f} % of the light in the tiles on an ideal bench. "
         f"Pearson r of the tiles against conv2d, mean (worst tile): uncalibrated {np.nanmean(raw.tile_r):.3f} "
-        f"({np.nanmin(raw.tile_r):.3f}), calibrated {np.nanmean(captures.tile_r):.3f} ({np.nanmin(captures.tile_r):.3f}); "
-        f"captured maps against the twin's {twin_r:.3f}. "
+        f"({np.nanmin(raw.tile_r):.3f}), calibrated {np.nanmean(captures.tile_r):.3f} "
+        f"({np.nanmin(captures.tile_r):.3f}); captured maps against the twin's {twin_r:.3f}. "
         "Detection is paired: the optical layer is linear, it takes multiplications off the computer and adds no "
         "expressive power."
     )
@@ -176,7 +186,9 @@ def _pictures(
     geometry = facts.geometry
     twin = Twin(geometry, deployment.layout, corner=deployment.corner, centre=deployment.centre)
     shown = task.test.images[:4]
-    predicted = twin(torch.from_numpy(deployment.phase), shown[:, 0]).clamp(min=0).sqrt() * deployment.scale[:, None, None]
+    predicted = (
+        twin(torch.from_numpy(deployment.phase), shown[:, 0]).clamp(min=0).sqrt() * deployment.scale[:, None, None]
+    )
     wanted = expected_tiles(shown, deployment.kernels)
     predicted *= float(wanted.norm() / predicted.norm())
     half = len(predicted[0]) // 2
@@ -210,9 +222,6 @@ def _pictures(
                 ("captured - conv2d", captures.maps[i, m] - digital[i, m]), ("uncalibrated", raw.maps[i, m]),
             )  # fmt: skip
             pictures += [
-                Picture(name, "", "signed", panel.numpy(), group, row, limits=(-limit, limit))
-                for name, panel in panels
+                Picture(name, "", "signed", panel.numpy(), group, row, limits=(-limit, limit)) for name, panel in panels
             ]
     return float(agreement.nanmean()), pictures
-
-

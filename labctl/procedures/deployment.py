@@ -166,9 +166,9 @@ def read_points(deployment: Deployment, samples: int = 1) -> NDArray[np.float64]
         for i in (0, 1)
     ]
     y, x = axes
-    panel = np.stack(
-        np.broadcast_arrays(y[:, None, :, None], x[None, :, None, :]), axis=-1
-    ).reshape(layout.image[0], layout.image[1], samples * samples, 2)
+    panel = np.stack(np.broadcast_arrays(y[:, None, :, None], x[None, :, None, :]), axis=-1).reshape(
+        layout.image[0], layout.image[1], samples * samples, 2
+    )
     here = panel @ deployment.input_to_camera[:, :2].T + deployment.input_to_camera[:, 2]
     moved = np.asarray(layout.carriers) @ deployment.carrier_to_camera.T
     return np.asarray(here[None] + moved[:, None, None, None])
@@ -210,7 +210,7 @@ class Reader:
 
     def intensity(self, frame: Frame) -> Float[Tensor, "tiles y x"]:
         """Counts per second above dark at each image pixel of each tile."""
-        if (frame.origin, frame.data.shape) != self._frame:
+        if self._weights is None or (frame.origin, frame.data.shape) != self._frame:
             self._weights = self._sampling(frame)
             self._frame = (frame.origin, frame.data.shape)
         # without dark records, only a constant can be taken off
@@ -228,7 +228,9 @@ class Reader:
         """A reader whose gain makes captures as strong as expected amplitudes, on average over everything."""
         got = (intensity.clamp(min=0) * self.deployment.scale[:, None, None] ** 2).sum()
         if float(got) <= 0:
-            raise CalibrationError("no light where the tiles should be: calibrate the bench, and check laser and shutter")
+            raise CalibrationError(
+                "no light where the tiles should be: calibrate the bench, and check laser and shutter"
+            )
         reader = Reader(self.deployment, self._facts, float((expected.pow(2).sum() / got).sqrt()))
         reader._weights, reader._frame = self._weights, self._frame
         return reader
@@ -264,8 +266,8 @@ def _window(deployment: Deployment, facts: BenchFacts, margin: int) -> tuple[int
     if (low < 0).any() or (high > np.asarray(shape) - 1).any():
         message = (
             f"tiles fall outside the camera: rows {low[0]:.0f} to {high[0]:.0f} of {shape[0]}, "
-            f"columns {low[1]:.0f} to {high[1]:.0f} of {shape[1]}. Move or turn the camera so that it sees one side of the "
-            "zero order"
+            f"columns {low[1]:.0f} to {high[1]:.0f} of {shape[1]}. Move or turn the camera so that it sees one side of "
+            "the zero order"
         )
         raise (CalibrationError if deployment.calibrated else ModelError)(message)
     r0, c0 = (max(int(v) - margin, 0) for v in low)

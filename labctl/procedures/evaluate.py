@@ -174,7 +174,9 @@ def deploy(
     probes = task.train.images[:FOR_GAIN]
     shown = [show_image(probe[0], facts, deployment) for probe in probes]
     exposure = yield from expose_well(facts, deployment.pattern, shown[:FOR_EXPOSURE], target=0.75, quantile=0.9999)
-    frames = yield Measure([Exposure(deployment.pattern, s, exposure, {"for": "gain"}) for s in shown], "gain of the tiles")
+    frames = yield Measure(
+        [Exposure(deployment.pattern, s, exposure, {"for": "gain"}) for s in shown], "gain of the tiles"
+    )
     reader = Reader(deployment, facts)
     intensity = torch.stack([reader.intensity(frame) for frame in frames])
     return Deployed(deployment, reader.fit(intensity, expected_tiles(probes, deployment.kernels)), exposure)

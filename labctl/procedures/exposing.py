@@ -81,7 +81,7 @@ def expose_well(
             )
         if exposure < SHORTEST_S:
             raise CalibrationError(
-                f"too much light: the camera saturates at {SHORTEST_S * 1e6:.0f} us. Lower the laser power or add a filter"
+                f"too much light: the camera saturates at {SHORTEST_S * 1e6:.0f} us. Lower the power or add a filter"
             )
     return exposure
 
@@ -117,7 +117,7 @@ def centroid(picture: NDArray[np.float32], near: tuple[float, float], radius: in
     """Centre of light (row, column) within `radius` pixels of `near`, iterated once; None outside the frame."""
     row, column = near
     for _ in range(3):
-        r, c = int(round(row)), int(round(column))
+        r, c = round(row), round(column)
         if not (radius <= r < picture.shape[0] - radius and radius <= c < picture.shape[1] - radius):
             return None
         patch = picture[r - radius : r + radius + 1, c - radius : c + radius + 1]
@@ -137,10 +137,8 @@ def brightest(picture: NDArray[np.float32], width: int) -> tuple[float, float]:
     return float(row), float(column)
 
 
-def around(
-    facts: BenchFacts, points: Sequence[NDArray[np.float64]], reach: float
-) -> tuple[int, int, int, int]:
-    """The camera window ``(first row, end row, first column, end column)`` that holds `reach` pixels around the points."""
+def around(facts: BenchFacts, points: Sequence[NDArray[np.float64]], reach: float) -> tuple[int, int, int, int]:
+    """Camera window (first row, end row, first column, end column) that holds `reach` pixels around points."""
     shape = facts.geometry.camera.shape
     low = np.clip(np.floor(np.min(points, axis=0) - reach), 0, None).astype(int)
     high = np.clip(np.ceil(np.max(points, axis=0) + reach) + 1, None, shape).astype(int)

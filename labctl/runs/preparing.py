@@ -36,7 +36,9 @@ def prepare_task(model: str, models_dir: Path, *, images: int, train: int = TRAI
     name = bundle.recipe.data.name
     test = load(name, "test", limit=images, seed=seed)
     if images > len(test):
-        raise ModelError(f"{name} has {len(test)} test images here, {images} were asked for: ask for fewer, or fetch the full set")
+        raise ModelError(
+            f"{name} has {len(test)} test images here, {images} were asked for: ask for fewer, or fetch the full set"
+        )
     return Task.of(bundle, test, load(name, "train", limit=train, seed=seed))
 
 

@@ -84,8 +84,9 @@ class World:
         self._full_scale = 2**camera_bitdepth - 1
         self._camera_bits = camera_bitdepth
         now = clock.now()
-        self._slm = _Panel(*[np.zeros(geometry.slm.shape, np.uint16)] * 2, since=now - 1e9)
-        self._input = _Panel(*[np.zeros(geometry.input.shape, np.uint16)] * 2, since=now - 1e9)
+        dark, flat = np.zeros(geometry.input.shape, np.uint16), np.zeros(geometry.slm.shape, np.uint16)
+        self._slm = _Panel(flat, flat, since=now - 1e9)
+        self._input = _Panel(dark, dark, since=now - 1e9)
         self._laser_on, self._laser_power = True, 1.0
         self._exposures = 0
         self._fields: OrderedDict[tuple[int, Window], Complex] = OrderedDict()
@@ -299,9 +300,9 @@ class World:
             noisy = electrons + np.sqrt(electrons) * noise.standard_normal(electrons.shape, dtype=np.float32)
             noisy[faint] = noise.random(electrons.shape, dtype=np.float32)[faint] < electrons[faint]
             noisy[dim] = noise.poisson(electrons[dim])
-            electrons = noisy
+            electrons = noisy.astype(np.float32, copy=False)
         if variance:
-            electrons += np.sqrt(variance) * noise.standard_normal(electrons.shape, dtype=np.float32)
+            electrons += np.float32(np.sqrt(variance)) * noise.standard_normal(electrons.shape, dtype=np.float32)
         per_count = effects.full_well_e / (self._full_scale - effects.offset_counts)
         counts = electrons / np.float32(per_count) + np.float32(effects.offset_counts)
         return np.clip(np.rint(counts), 0, self._full_scale).astype(np.uint16)
@@ -339,9 +340,7 @@ class _Spreading:
         geometry: Geometry,
         shift: tuple[float, float],
     ) -> _Spreading:
-        fine = [
-            geometry.wavelength * geometry.f1 / (2 * geometry.slm.shape[i] * geometry.slm.pitch[i]) for i in (0, 1)
-        ]
+        fine = [geometry.wavelength * geometry.f1 / (2 * geometry.slm.shape[i] * geometry.slm.pitch[i]) for i in (0, 1)]
         grid = metres / fine
         low = np.floor(grid.min(0)).astype(int) - KERNEL_WIDTH
         size = np.ceil(grid.max(0)).astype(int) + KERNEL_WIDTH - low + 1
@@ -418,7 +417,5 @@ class _Sampler:
         # OpenCV counts (x, y)
         swapped = self.affine[::-1][:, [1, 0, 2]]
         rows, columns = self.size
-        fine = cv2.warpAffine(
-            power, swapped, (2 * columns, 2 * rows), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        )
-        return cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
+        fine = cv2.warpAffine(power, swapped, (2 * columns, 2 * rows), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        return np.asarray(cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)

@@ -49,9 +49,7 @@ class Twin(nn.Module):
         images : float tensor [batch, y, x]
             Amplitudes from 0 to 1.
         """
-        rows, columns = (
-            (self.corner[i], self.corner[i] + self.layout.image[i] * self.layout.block[i]) for i in (0, 1)
-        )
+        rows, columns = ((self.corner[i], self.corner[i] + self.layout.image[i] * self.layout.block[i]) for i in (0, 1))
         operator = FourF(self.geometry, rows, columns)
         shown = images.repeat_interleave(self.layout.block[0], -2).repeat_interleave(self.layout.block[1], -1)
         # a moved zero frequency is a tilt of the input: exact, and differentiable in `centre`
@@ -66,8 +64,12 @@ class Twin(nn.Module):
         geometry = self.geometry
         ramps = []
         for i, (start, stop) in ((0, rows), (1, columns)):
-            place = (torch.arange(start, stop, dtype=torch.float64) - geometry.input.centre[i]) * geometry.input.pitch[i]
-            shift = (self.centre[i] - geometry.slm.centre[i]) * geometry.slm.pitch[i] / (geometry.wavelength * geometry.f1)
+            place = (torch.arange(start, stop, dtype=torch.float64) - geometry.input.centre[i]) * geometry.input.pitch[
+                i
+            ]
+            shift = (
+                (self.centre[i] - geometry.slm.centre[i]) * geometry.slm.pitch[i] / (geometry.wavelength * geometry.f1)
+            )
             turns = place * shift
             ramps.append(torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(torch.complex64))
         return ramps[0][:, None] * ramps[1][None]

@@ -15,7 +15,8 @@ from labctl.errors import CalibrationError
 def record(value: float = 1.0) -> CalibrationRecord:
     return CalibrationRecord(
         "gain", "b", {"gain": np.asarray(value), "map": np.arange(6.0).reshape(2, 3)},
-        {"gain": "electrons/count", "map": "1"}, {"gain": np.asarray(0.1)}, {"residual": 0.5}, "2026-01-01", "run-1", "ab",
+        {"gain": "electrons/count", "map": "1"}, {"gain": np.asarray(0.1)}, {"residual": 0.5},
+        "2026-01-01", "run-1", "ab",
     )  # fmt: skip
 
 

@@ -21,7 +21,10 @@ def same(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=60)
 @given(
-    ky=st.integers(3, 11), kx=st.integers(3, 11), rows=st.integers(5, 40), columns=st.integers(5, 40),
+    ky=st.integers(3, 11),
+    kx=st.integers(3, 11),
+    rows=st.integers(5, 40),
+    columns=st.integers(5, 40),
     seed=st.integers(0, 2**16),
 )
 def test_ideal_bench_is_conv2d(ky: int, kx: int, rows: int, columns: int, seed: int) -> None:
@@ -31,9 +34,7 @@ def test_ideal_bench_is_conv2d(ky: int, kx: int, rows: int, columns: int, seed: 
     kernels = torch.randn(3, ky, kx, generator=generator)
     grid = (rows + ky - 1, columns + kx - 1)
     pitch = 16e-6
-    masks = kernel_masks(
-        kernels, torch.fft.fftfreq(grid[0], pitch), torch.fft.fftfreq(grid[1], pitch), (pitch, pitch)
-    )
+    masks = kernel_masks(kernels, torch.fft.fftfreq(grid[0], pitch), torch.fft.fftfreq(grid[1], pitch), (pitch, pitch))
     field = matched(pad(image[0], (0, kx - 1, 0, ky - 1)), masks)[..., :rows, :columns]
     want = same(image, kernels[:, None])[0]
     assert (field - want).abs().max() / want.abs().max() < 1e-5

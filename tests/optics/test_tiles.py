@@ -47,7 +47,11 @@ def test_zero_and_conjugate_orders_land_on_no_tile(count: int, size: int, kernel
     from labctl.optics.geometry import Plane
 
     geometry = Geometry(
-        638e-9, 0.1, 0.075, Plane((1024, 1024), (8e-6, 8e-6)), Plane((256, 256), (8e-6, 8e-6)),
+        638e-9,
+        0.1,
+        0.075,
+        Plane((1024, 1024), (8e-6, 8e-6)),
+        Plane((256, 256), (8e-6, 8e-6)),
         Plane((1024, 1024), (5.5e-6, 5.5e-6)),
     )
     layout = arrange(count, geometry, image=(size, size), kernel=(kernel, kernel))

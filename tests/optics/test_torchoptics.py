@@ -13,10 +13,14 @@ from labctl.optics.geometry import Geometry, Plane
 
 
 def test_a_4f_propagated_lens_by_lens_agrees() -> None:
-    """Correlation of the camera plane's amplitude above 0.999, sign of the inversion and scale of the light included."""
+    """Correlation of the camera plane's amplitude above 0.999; inversion and scale of the light included."""
     wavelength, focal, pitch, grid, slm = 638e-9, 0.05, 8e-6, 512, 256
     geometry = Geometry(
-        wavelength, focal, focal, Plane((slm, slm), (pitch,) * 2), Plane((48, 48), (pitch,) * 2),
+        wavelength,
+        focal,
+        focal,
+        Plane((slm, slm), (pitch,) * 2),
+        Plane((48, 48), (pitch,) * 2),
         Plane((grid, grid), (pitch,) * 2),
     )
     torch.manual_seed(0)

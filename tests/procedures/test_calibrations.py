@@ -47,7 +47,7 @@ def test_no_light_is_refused_with_what_to_check(scored: Make) -> None:
     made = scored("typical", flux_e_per_s=1.0)
     engine = Engine(made.bench)
     made.bench.with_calibrations({"dark": engine.run(Dark())})
-    with pytest.raises(CalibrationError, match="too little light.*laser is on"):
+    with pytest.raises(CalibrationError, match=r"too little light.*laser is on"):
         engine.run(Registration())
 
 

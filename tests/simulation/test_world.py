@@ -72,7 +72,11 @@ def test_a_blaze_moves_the_image_by_its_carrier() -> None:
 def test_phase_patterns_only_move_light() -> None:
     """Energy: whatever the SLM shows, the whole camera plane gets the same light (Parseval), within what leaves it."""
     bench = Geometry(
-        638e-9, 0.1, 0.075, Plane((256, 256), (16e-6, 16e-6)), Plane((96, 96), (8e-6, 8e-6)),
+        638e-9,
+        0.1,
+        0.075,
+        Plane((256, 256), (16e-6, 16e-6)),
+        Plane((96, 96), (8e-6, 8e-6)),
         Plane((544, 544), (5.5e-6, 5.5e-6)),
     )  # the camera covers exactly one diffraction order
     simulated = World(bench, QUIET, seed=1, clock=DrivenClock(), camera_bitdepth=16)
