@@ -56,9 +56,9 @@ def measure(data: NDArray[Any], full_scale: int) -> FrameStatistics:
         sample = sample.astype(np.float32)
     bins = min(BINS, full_scale + 1)
     histogram = cv2.calcHist([sample], [0], None, [bins], [0, full_scale + 1]).ravel()
-    return FrameStatistics(
-        histogram.astype(np.float32), full_scale, int(np.count_nonzero(data >= full_scale)), int(data.size)
-    )
+    # Most frames have none, and the largest value costs less than half of a count.
+    saturated = int(np.count_nonzero(data >= full_scale)) if data.max(initial=0) >= full_scale else 0
+    return FrameStatistics(histogram.astype(np.float32), full_scale, saturated, int(data.size))
 
 
 def auto_levels(statistics: FrameStatistics, *, low: float = 0.01, high: float = 0.998) -> tuple[int, int]:

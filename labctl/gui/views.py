@@ -14,9 +14,12 @@ class Views:
 
     def __init__(self, chosen: Settings) -> None:
         # pyqtgraph and OpenCV take half a second to import: not before the window has painted.
+        from labctl.gui.app import clean_environment
         from labctl.gui.camera import CameraPanel
         from labctl.gui.patterns import PatternPanel
         from labctl.gui.watch import WatchPanel
+
+        clean_environment()  # what OpenCV has just set is not for processes that are started from here
 
         self.camera = CameraPanel(
             colormap=chosen.colormap,

@@ -213,7 +213,6 @@ class MainWindow(QMainWindow):
     @guarded(str)
     def on_bench_chosen(self, name: str) -> None:
         """Another bench."""
-        self.settings.bench = name
         self.session.open(name)
 
     # ---- the display timer's screen -------------------------------------------------------------------------------
@@ -340,9 +339,9 @@ class MainWindow(QMainWindow):
         """Versions to the clipboard."""
         import PySide6
 
-        text = f"labctl {labctl.__version__}, Python {platform.python_version()}, PySide6 {PySide6.__version__}, "
-        QGuiApplication.clipboard().setText(text + platform.platform())
-        log.info("copied: %s%s", text, platform.platform())
+        versions = f"labctl {labctl.__version__}, Python {platform.python_version()}, PySide6 {PySide6.__version__}"
+        QGuiApplication.clipboard().setText(f"{versions}, {platform.platform()}")
+        log.info("copied: %s, %s", versions, platform.platform())
 
     def _appear(self, name: str) -> None:
         self.settings.appearance = name
@@ -368,7 +367,6 @@ class MainWindow(QMainWindow):
         """Abort what runs, leave the bench safe, then close: without the event loop ever waiting."""
         if self._may_close or not self.session.alive:
             self._finish_closing()
-            event.accept()
             return
         event.ignore()
         if not self._closing.begun:
