@@ -38,6 +38,7 @@ ROW = np.dtype(
         ("exposure_s", "f8"),
         ("slm", "S32"),
         ("input", "S32"),
+        ("origin", "i4", (2,)),  # row and column of the frame's corner on the sensor
         ("batch", "i4"),  # which Measure of the run
         ("position", "i4"),  # which exposure of that Measure
         ("crc32", "u4"),  # of the frame's bytes, C order, as stored
@@ -84,7 +85,7 @@ class FrameFile:
         self._table.resize(row + 1, axis=0)
         self._table[row] = (
             stack.name.rsplit("/", 1)[1], index, frame.number, frame.started, frame.ended, frame.exposure_s,
-            frame.slm, frame.input, batch, position, checksum(data),
+            frame.slm, frame.input, frame.origin, batch, position, checksum(data),
         )  # fmt: skip
         self._file.flush()
         self.count = row + 1
@@ -160,6 +161,7 @@ def read_frames(path: Path, *, check: bool = False) -> Iterator[Frame]:
                 exposure_s=float(row["exposure_s"]),
                 slm=row["slm"].decode(),
                 input=row["input"].decode(),
+                origin=(int(row["origin"][0]), int(row["origin"][1])) if "origin" in row.dtype.names else (0, 0),
                 tag=json.loads(file["tags"].asstr()[number]),
             )
 

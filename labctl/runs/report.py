@@ -60,7 +60,7 @@ def write_report(folder: Path) -> Path:
     part = run.path / (NAME + ".part")
     try:
         part.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(part, target)  # noqa: PTH105
+        os.replace(part, target)
     except OSError as error:
         raise RunError(f"the report {target} cannot be written ({error})") from error
     return target

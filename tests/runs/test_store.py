@@ -46,13 +46,16 @@ def test_frames_of_different_shapes_come_back_in_order(rig: Rig, runs_dir: Path)
     shapes = [((4, 5), np.uint8), ((6, 8), np.uint16), ((4, 5), np.uint8)]
     with RunStore(runs_dir).create(Pairs(), rig.bench) as folder:
         for k, (shape, kind) in enumerate(shapes):
-            frame = Frame(np.full(shape, k, kind), k, k, k + 0.5, 0.5, "s", "i", {"image": k, "what": "déjà"})
+            frame = Frame(
+                np.full(shape, k, kind), k, k, k + 0.5, 0.5, "s", "i", (k, 2 * k), {"image": k, "what": "déjà"}
+            )
             folder.write_frame(frame, Exposure(gray(1)))
     back = list(open_run(folder.path).frames(check=True))
     assert [(f.data.shape, f.data.dtype.type) for f in back] == shapes
     assert [int(f.data[0, 0]) for f in back] == [0, 1, 2]
     assert back[2].tag == {"image": 2, "what": "déjà"}
     assert back[2].ended == 2.5
+    assert back[2].origin == (2, 4)
 
 
 def test_a_flipped_byte_is_found(rig: Rig, runs_dir: Path) -> None:
