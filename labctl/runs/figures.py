@@ -54,7 +54,7 @@ def draw_picture(picture: Picture) -> Drawn:
     data = np.asarray(picture.data)
     if np.iscomplexobj(data):
         data = np.angle(data) if picture.kind == "phase" else np.abs(data)
-    data = data.astype(np.float64).reshape(data.shape[-2:] if data.ndim >= 2 else (1, -1))
+    data = np.atleast_2d(data.astype(np.float64))
     low, high = picture.limits or _limits(picture.kind, data, np.asarray(picture.data).dtype)
     shown, step = _reduced(data, picture.kind)
     finite = np.isfinite(shown)
