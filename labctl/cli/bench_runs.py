@@ -89,8 +89,9 @@ def deploy(
         typer.echo(json_module.dumps(found, indent=1))
         return
     output.print(
-        f"{task.model} on {facts.name}: {found['tiles']} tiles by {found['encoder']}; on an ideal bench Pearson r of "
-        f"the tiles {fidelity.mean:.4f} mean, {fidelity.worst:.4f} worst, {100 * fidelity.efficiency:.0f} % of the light\n"
+        f"{task.model} on {facts.name}: {found['tiles']} tiles by {found['encoder']}; on an ideal bench "
+        f"their Pearson r is {fidelity.mean:.4f} mean, {fidelity.worst:.4f} worst, "
+        f"with {100 * fidelity.efficiency:.0f} % of the light\n"
         f"pattern  {folder / 'pattern.png'}"
     )
 
@@ -125,6 +126,6 @@ def evaluate(
         return
     output.print(
         f"{task.model} on {config.bench.name}: {row['accuracy (%)']:.1f} % of {row['images']} images "
-        f"({row['accuracy (%) low']:.1f} to {row['accuracy (%) high']:.1f} %), tiles r {sum(tile_r) / len(tile_r):.3f} mean"
-        f", {min(tile_r):.3f} worst\nrun      {outcome.folder}"
+        f"({row['accuracy (%) low']:.1f} to {row['accuracy (%) high']:.1f} %), "
+        f"tiles r {sum(tile_r) / len(tile_r):.3f} mean, {min(tile_r):.3f} worst\nrun      {outcome.folder}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,15 +10,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from labctl.cli.console import console, progress_observer
+from labctl.errors import LabctlError
 
 if TYPE_CHECKING:
     from labctl.bench.bench import Bench
     from labctl.config.schema import BenchConfig
-    from labctl.procedures.messages import Procedure
+    from labctl.procedures.messages import Procedure, Prompt
     from labctl.runs.session import Outcome
     from labctl.workspace import Workspace
 
 Result = TypeVar("Result")
+
+
+def ask(prompt: Prompt) -> str:
+    """Put a procedure's question to the person at the terminal.
+
+    Raises
+    ------
+    LabctlError
+        If nobody can answer, because the input is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise LabctlError(
+            f"the procedure asks: {prompt.text!r}, and nobody can answer: run it in a terminal or the window"
+        )
+    console.print(f"\n[bold]{prompt.text}[/bold]")
+    choice = typer.prompt("  " + " / ".join(prompt.options), default=prompt.options[0], err=True)
+    while choice not in prompt.options:
+        choice = typer.prompt("  one of " + " / ".join(prompt.options), default=prompt.options[0], err=True)
+    return str(choice)
 
 
 @contextmanager
@@ -76,7 +97,7 @@ def perform(
     from labctl.runs.session import execute, make_engine
 
     with progress_observer(quiet=quiet) as observer:
-        engine = make_engine(bench, runs_dir=workspace.runs, observer=observer)
+        engine = make_engine(bench, runs_dir=workspace.runs, observer=observer, answer=ask)
         with interruptible(engine):
             return execute(
                 procedure,

@@ -118,7 +118,7 @@ In simulation (no bench), in eval mode; in brackets the 95 % Wilson interval ove
 {_means(metrics)}
 
 The weights are those of the {metrics.selected.arm} student that did best on held-back *training* images (seed
-{metrics.selected.seed}); the test set chose nothing. It is {teacher_gap:.1f} points below its teacher.
+{metrics.selected.seed}). It is {teacher_gap:.1f} points below its teacher.
 
 | MACs per image | |
 |---|---|

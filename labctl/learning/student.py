@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from labctl.errors import ModelError
+from labctl.optics.masks import fuse
 
 DIRECT_UP_TO = 11
 """Fused kernels up to this size run as direct convolution. Measured on one CPU core, forward and backward of 64 images,
@@ -159,15 +160,9 @@ class SpectralCascade(nn.Module):
     def fused_kernels(self) -> Float[Tensor, "maps in ky kx"]:
         """The kernels that `conv2d(images, kernels, padding=K // 2)` needs to give the same maps.
 
-        Cross-correlations in a row compose by full convolution of their kernels; done in double precision.
+        See `labctl.optics.masks.fuse`.
         """
-        first, *rest = self._layers()
-        fused: Tensor = first.weight.double()
-        for layer in rest:
-            weight = layer.weight.double()
-            pad = weight.shape[-1] - 1
-            fused = conv2d(fused.transpose(0, 1), weight.flip(-1, -2), padding=pad).transpose(0, 1)
-        return fused.to(first.weight.dtype)
+        return fuse(*(layer.weight for layer in self._layers()))
 
 
 class Backend(nn.Module):

@@ -292,17 +292,17 @@ class World:
         response, hot = self._camera_maps
         electrons *= response[part]
         electrons += (hot[part] + np.float32(effects.dark_current_e_per_s)) * np.float32(exposure_s)
-        variance = np.float32(effects.read_noise_e**2)
+        noisy = effects.shot_noise or effects.read_noise_e > 0
+        variance: Float | np.float32 = np.float32(effects.read_noise_e**2)
         if effects.shot_noise:
-            # exact where the count is small; a Poisson law is normal to the read noise above some twenty electrons
+            # exact where the count is small; above some twenty electrons a Poisson law is normal
             faint = electrons < 0.02
             dim = (electrons < 20) & ~faint
-            noisy = electrons + np.sqrt(electrons) * noise.standard_normal(electrons.shape, dtype=np.float32)
-            noisy[faint] = noise.random(electrons.shape, dtype=np.float32)[faint] < electrons[faint]
-            noisy[dim] = noise.poisson(electrons[dim])
-            electrons = noisy.astype(np.float32, copy=False)
-        if variance:
-            electrons += np.float32(np.sqrt(variance)) * noise.standard_normal(electrons.shape, dtype=np.float32)
+            variance = np.where(electrons < 20, variance, electrons + variance)
+            electrons[faint] = noise.random(electrons.shape, dtype=np.float32)[faint] < electrons[faint]
+            electrons[dim] = noise.poisson(electrons[dim])
+        if noisy:
+            electrons += np.sqrt(variance) * noise.standard_normal(electrons.shape, dtype=np.float32)
         per_count = effects.full_well_e / (self._full_scale - effects.offset_counts)
         counts = electrons / np.float32(per_count) + np.float32(effects.offset_counts)
         return np.clip(np.rint(counts), 0, self._full_scale).astype(np.uint16)

@@ -197,7 +197,9 @@ VALUES = st.recursive(
 )
 
 
-@given(st.sampled_from(["bench", "optics", "slm", "input", "camera", "instruments", "simulation", "safety", "x"]), VALUES)
+@given(
+    st.sampled_from(["bench", "optics", "slm", "input", "camera", "instruments", "simulation", "safety", "x"]), VALUES
+)
 def test_no_content_in_any_table_gives_anything_but_a_config_error(table: str, content: object) -> None:
     import tomlkit
 
