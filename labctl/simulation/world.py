@@ -18,22 +18,16 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 from scipy.fft import fft
-from scipy.special import i0
 
 from labctl.clock import Clock
 from labctl.optics.geometry import Geometry
 from labctl.optics.zernike import zernike
 from labctl.simulation.effects import Effects, Truth
+from labctl.simulation.transforms import Complex, Float, Sampler, Spreading, Window, camera_to_metres, rotation
 
-Float = NDArray[np.float32]
-Complex = NDArray[np.complex64]
-Window = tuple[int, int, int, int]
 WORKERS = min(8, os.cpu_count() or 1)
-KERNEL_WIDTH = 6
-KERNEL_BETA = 2.30 * KERNEL_WIDTH
 LN9 = float(np.log(9.0))
 
 
@@ -90,7 +84,7 @@ class World:
         self._laser_on, self._laser_power = True, 1.0
         self._exposures = 0
         self._fields: OrderedDict[tuple[int, Window], Complex] = OrderedDict()
-        self._samplers: dict[Window, _Sampler] = {}
+        self._samplers: dict[Window, Sampler] = {}
 
     # what the devices' fronts may do
 
@@ -186,19 +180,19 @@ class World:
         return table.astype(np.float32), (stop * (1 - effects.input_vignetting * radius2)).astype(np.float32)
 
     @cached_property
-    def _spreading(self) -> _Spreading:
+    def _spreading(self) -> Spreading:
         """The input panel's pixels, at their true places in the SLM's frame, on the fine grid."""
         geometry, truth = self._geometry, self._truth
         turn = truth.input_rotation - truth.fourier_rotation
-        affine = truth.input_scale / truth.fourier_scale * _rotation(turn)
+        affine = truth.input_scale / truth.fourier_scale * rotation(turn)
         lit = np.argwhere(self._input_tables[1] > 0)
         low, high = lit.min(0), lit.max(0) + 1
         pixels = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij"), -1)
         place = pixels.reshape(-1, 2) - geometry.input.centre + np.asarray(truth.input_shift)
         metres = (place * geometry.input.pitch) @ affine.T
-        return _Spreading.build(metres, pixels.reshape(-1, 2), geometry, truth.fourier_shift)
+        return Spreading.build(metres, pixels.reshape(-1, 2), geometry, truth.fourier_shift)
 
-    def _slm_field(self, start: float, exposure_s: float, window: Window, sampler: _Sampler) -> Complex:
+    def _slm_field(self, start: float, exposure_s: float, window: Window, sampler: Sampler) -> Complex:
         """Delivered field [column, row] x what the transforms need, for the exposure's mean state of the crystal."""
         rise = self._effects.slm_rise_s
         left = 0.0
@@ -259,9 +253,9 @@ class World:
 
     # camera
 
-    def _sampler(self, window: Window) -> _Sampler:
+    def _sampler(self, window: Window) -> Sampler:
         if window not in self._samplers:
-            self._samplers[window] = _Sampler.build(window, self._geometry, self._truth)
+            self._samplers[window] = Sampler.build(window, self._geometry, self._truth)
         return self._samplers[window]
 
     @cached_property
@@ -270,7 +264,7 @@ class World:
         effects, geometry, truth = self._effects, self._geometry, self._truth
         shape = geometry.camera.shape
         response = 1 + effects.prnu * np.random.default_rng([self._seed, 1]).standard_normal(shape)
-        metres = _camera_to_metres(geometry, truth)
+        metres = camera_to_metres(geometry, truth)
         grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
         place = grid @ metres[:, :2].T + metres[:, 2]
         if effects.slm_fill:
@@ -306,116 +300,3 @@ class World:
         per_count = effects.full_well_e / (self._full_scale - effects.offset_counts)
         counts = electrons / np.float32(per_count) + np.float32(effects.offset_counts)
         return np.clip(np.rint(counts), 0, self._full_scale).astype(np.uint16)
-
-
-def _rotation(angle: float) -> NDArray[np.float64]:
-    """Rotation of (y, x) vectors."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, s], [-s, c]])
-
-
-def _camera_to_metres(geometry: Geometry, truth: Truth) -> NDArray[np.float64]:
-    """Affine map [2, 3] from camera pixels (row, column) to the camera plane (y, x), m, in the SLM's frame."""
-    turn = _rotation(truth.camera_rotation + truth.camera_turns * np.pi / 2)
-    if truth.camera_mirror:
-        turn = turn @ np.diag([1.0, -1.0])
-    linear = turn @ np.diag(geometry.camera.pitch)
-    origin = np.asarray(geometry.camera.centre) + np.asarray(truth.camera_shift)
-    return np.concatenate([linear, (-linear @ origin)[:, None]], axis=1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Spreading:
-    """A non-uniform FFT of type 1 from the input panel's pixels to the SLM's pixels."""
-
-    matrix: scipy.sparse.csr_matrix
-    shape: tuple[int, int]
-    ramp: Complex
-    factor: Complex
-
-    @staticmethod
-    def build(
-        metres: NDArray[np.float64],
-        pixels: NDArray[np.intp],
-        geometry: Geometry,
-        shift: tuple[float, float],
-    ) -> _Spreading:
-        fine = [geometry.wavelength * geometry.f1 / (2 * geometry.slm.shape[i] * geometry.slm.pitch[i]) for i in (0, 1)]
-        grid = metres / fine
-        low = np.floor(grid.min(0)).astype(int) - KERNEL_WIDTH
-        size = np.ceil(grid.max(0)).astype(int) + KERNEL_WIDTH - low + 1
-        half = KERNEL_WIDTH / 2
-        first = np.ceil(grid - half).astype(int)
-        taps = first[:, None, :] + np.arange(KERNEL_WIDTH)[None, :, None]
-        away = (taps - grid[:, None, :]) / half
-        weight = i0(KERNEL_BETA * np.sqrt(np.clip(1 - away**2, 0, None)))
-        taps = taps - low
-        cells = (taps[:, :, None, 0] * size[1] + taps[:, None, :, 1]).reshape(len(grid), -1)
-        weights = (weight[:, :, None, 0] * weight[:, None, :, 1]).reshape(len(grid), -1)
-        source = np.repeat(pixels[:, 0] * geometry.input.shape[1] + pixels[:, 1], cells.shape[1])
-        matrix = scipy.sparse.csr_matrix(
-            (weights.ravel().astype(np.float32), (cells.ravel(), source)),
-            shape=(int(size.prod()), int(np.prod(geometry.input.shape))),
-        )
-        ramps, factors = [], []
-        for i in (0, 1):
-            n = geometry.slm.shape[i]
-            step = geometry.slm.pitch[i] / (geometry.wavelength * geometry.f1)
-            nu = (np.arange(n) - (n - 1) / 2 - shift[i]) * step
-            # the transform of a box of samples starting at `low`, at frequencies nu[0] + k step
-            ramps.append(np.exp(-2j * np.pi * nu[0] * np.arange(size[i]) * fine[i]))
-            turns = np.exp(-2j * np.pi * nu * low[i] * fine[i])
-            argument = np.sqrt(KERNEL_BETA**2 - (np.pi * KERNEL_WIDTH * nu * fine[i]) ** 2 + 0j)
-            kernel = KERNEL_WIDTH * np.sinh(argument) / argument
-            envelope = np.sinc(nu * geometry.input.pitch[i])
-            factors.append(turns * envelope / kernel * step * geometry.input.pitch[i])
-        ramp = ramps[0][:, None] * ramps[1][None]
-        factor = factors[1][:, None] * factors[0][None]  # [column, row], as the transforms run
-        return _Spreading(
-            matrix,
-            (int(size[0]), int(size[1])),
-            ramp.astype(np.complex64),
-            factor.astype(np.complex64),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Sampler:
-    """From the oversampled camera plane to the pixels of one camera window."""
-
-    rows: int
-    columns: int
-    ramp: Complex
-    affine: NDArray[np.float64]
-    size: tuple[int, int]
-
-    @staticmethod
-    def build(window: Window, geometry: Geometry, truth: Truth) -> _Sampler:
-        metres = _camera_to_metres(geometry, truth)
-        fine = np.array([geometry.field_of_view[i] / (2 * geometry.slm.shape[i]) for i in (0, 1)])
-        to_fine = metres / fine[:, None]
-        corners = np.array([[r, c] for r in window[:2] for c in window[2:]], float) - 0.5
-        reach = corners @ to_fine[:, :2].T + to_fine[:, 2]
-        low = np.floor(reach.min(0)).astype(int) - 3
-        size = np.minimum(np.ceil(reach.max(0)).astype(int) + 3 - low, 2 * np.asarray(geometry.slm.shape))
-        # twice as fine as the camera's pixels, averaged 2 x 2: integration over the pixel
-        affine = np.empty((2, 3))
-        affine[:, :2] = to_fine[:, :2] / 2
-        first = np.array([window[0], window[2]], float) - 0.25
-        affine[:, 2] = to_fine[:, :2] @ first + to_fine[:, 2] - low
-        ramps = [
-            np.exp(-2j * np.pi * (np.arange(n) - (n - 1) / 2) * low[i] / (2 * n))
-            for i, n in enumerate(geometry.slm.shape)
-        ]
-        ramp = (ramps[1][:, None] * ramps[0][None]).astype(np.complex64)
-        return _Sampler(
-            int(size[0]), int(size[1]), ramp, affine,
-            (window[1] - window[0], window[3] - window[2]),
-        )  # fmt: skip
-
-    def __call__(self, power: Float) -> Float:
-        # OpenCV counts (x, y)
-        swapped = self.affine[::-1][:, [1, 0, 2]]
-        rows, columns = self.size
-        fine = cv2.warpAffine(power, swapped, (2 * columns, 2 * rows), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        return np.asarray(cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)

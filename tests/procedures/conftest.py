@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from labctl.bench import Bench, opening
 from labctl.config.load import load_bench
-from labctl.simulation.world import World, _camera_to_metres, _rotation
+from labctl.simulation.transforms import camera_to_metres, rotation
+from labctl.simulation.world import World
 
 BENCH = Path(__file__).resolve().parents[2] / "configs" / "benches" / "sim-4f.toml"
 
@@ -32,9 +33,9 @@ class Scored:
     @property
     def input_to_camera(self) -> NDArray[np.float64]:
         geometry, truth = self.bench.facts.geometry, self.world._truth
-        to_metres = _camera_to_metres(geometry, truth)
+        to_metres = camera_to_metres(geometry, truth)
         back = np.linalg.inv(to_metres[:, :2])
-        turn = truth.input_scale / truth.fourier_scale * _rotation(truth.input_rotation - truth.fourier_rotation)
+        turn = truth.input_scale / truth.fourier_scale * rotation(truth.input_rotation - truth.fourier_rotation)
         linear = -geometry.f2 / geometry.f1 * turn @ np.diag(geometry.input.pitch)
         start = linear @ (np.asarray(truth.input_shift) - geometry.input.centre)
         return np.column_stack([back @ linear, back @ (start - to_metres[:, 2])])

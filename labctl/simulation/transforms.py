@@ -1,0 +1,133 @@
+"""Between planes of the simulated bench: a non-uniform FFT from panel to SLM, and sampling by the camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from scipy.special import i0
+
+from labctl.optics.geometry import Geometry
+from labctl.simulation.effects import Truth
+
+Float = NDArray[np.float32]
+Complex = NDArray[np.complex64]
+Window = tuple[int, int, int, int]
+KERNEL_WIDTH = 6
+KERNEL_BETA = 2.30 * KERNEL_WIDTH
+
+
+def rotation(angle: float) -> NDArray[np.float64]:
+    """Rotation of (y, x) vectors."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, s], [-s, c]])
+
+
+def camera_to_metres(geometry: Geometry, truth: Truth) -> NDArray[np.float64]:
+    """Affine map [2, 3] from camera pixels (row, column) to the camera plane (y, x), m, in the SLM's frame."""
+    turn = rotation(truth.camera_rotation + truth.camera_turns * np.pi / 2)
+    if truth.camera_mirror:
+        turn = turn @ np.diag([1.0, -1.0])
+    linear = turn @ np.diag(geometry.camera.pitch)
+    origin = np.asarray(geometry.camera.centre) + np.asarray(truth.camera_shift)
+    return np.concatenate([linear, (-linear @ origin)[:, None]], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Spreading:
+    """A non-uniform FFT of type 1 from the input panel's pixels to the SLM's pixels."""
+
+    matrix: scipy.sparse.csr_matrix
+    shape: tuple[int, int]
+    ramp: Complex
+    factor: Complex
+
+    @staticmethod
+    def build(
+        metres: NDArray[np.float64],
+        pixels: NDArray[np.intp],
+        geometry: Geometry,
+        shift: tuple[float, float],
+    ) -> Spreading:
+        fine = [geometry.wavelength * geometry.f1 / (2 * geometry.slm.shape[i] * geometry.slm.pitch[i]) for i in (0, 1)]
+        grid = metres / fine
+        low = np.floor(grid.min(0)).astype(int) - KERNEL_WIDTH
+        size = np.ceil(grid.max(0)).astype(int) + KERNEL_WIDTH - low + 1
+        half = KERNEL_WIDTH / 2
+        first = np.ceil(grid - half).astype(int)
+        taps = first[:, None, :] + np.arange(KERNEL_WIDTH)[None, :, None]
+        away = (taps - grid[:, None, :]) / half
+        weight = i0(KERNEL_BETA * np.sqrt(np.clip(1 - away**2, 0, None)))
+        taps = taps - low
+        cells = (taps[:, :, None, 0] * size[1] + taps[:, None, :, 1]).reshape(len(grid), -1)
+        weights = (weight[:, :, None, 0] * weight[:, None, :, 1]).reshape(len(grid), -1)
+        source = np.repeat(pixels[:, 0] * geometry.input.shape[1] + pixels[:, 1], cells.shape[1])
+        matrix = scipy.sparse.csr_matrix(
+            (weights.ravel().astype(np.float32), (cells.ravel(), source)),
+            shape=(int(size.prod()), int(np.prod(geometry.input.shape))),
+        )
+        ramps, factors = [], []
+        for i in (0, 1):
+            n = geometry.slm.shape[i]
+            step = geometry.slm.pitch[i] / (geometry.wavelength * geometry.f1)
+            nu = (np.arange(n) - (n - 1) / 2 - shift[i]) * step
+            # the transform of a box of samples starting at `low`, at frequencies nu[0] + k step
+            ramps.append(np.exp(-2j * np.pi * nu[0] * np.arange(size[i]) * fine[i]))
+            turns = np.exp(-2j * np.pi * nu * low[i] * fine[i])
+            argument = np.sqrt(KERNEL_BETA**2 - (np.pi * KERNEL_WIDTH * nu * fine[i]) ** 2 + 0j)
+            kernel = KERNEL_WIDTH * np.sinh(argument) / argument
+            envelope = np.sinc(nu * geometry.input.pitch[i])
+            factors.append(turns * envelope / kernel * step * geometry.input.pitch[i])
+        ramp = ramps[0][:, None] * ramps[1][None]
+        factor = factors[1][:, None] * factors[0][None]  # [column, row], as the transforms run
+        return Spreading(
+            matrix,
+            (int(size[0]), int(size[1])),
+            ramp.astype(np.complex64),
+            factor.astype(np.complex64),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """From the oversampled camera plane to the pixels of one camera window."""
+
+    rows: int
+    columns: int
+    ramp: Complex
+    affine: NDArray[np.float64]
+    size: tuple[int, int]
+
+    @staticmethod
+    def build(window: Window, geometry: Geometry, truth: Truth) -> Sampler:
+        metres = camera_to_metres(geometry, truth)
+        fine = np.array([geometry.field_of_view[i] / (2 * geometry.slm.shape[i]) for i in (0, 1)])
+        to_fine = metres / fine[:, None]
+        corners = np.array([[r, c] for r in window[:2] for c in window[2:]], float) - 0.5
+        reach = corners @ to_fine[:, :2].T + to_fine[:, 2]
+        low = np.floor(reach.min(0)).astype(int) - 3
+        size = np.minimum(np.ceil(reach.max(0)).astype(int) + 3 - low, 2 * np.asarray(geometry.slm.shape))
+        # twice as fine as the camera's pixels, averaged 2 x 2: integration over the pixel
+        affine = np.empty((2, 3))
+        affine[:, :2] = to_fine[:, :2] / 2
+        first = np.array([window[0], window[2]], float) - 0.25
+        affine[:, 2] = to_fine[:, :2] @ first + to_fine[:, 2] - low
+        ramps = [
+            np.exp(-2j * np.pi * (np.arange(n) - (n - 1) / 2) * low[i] / (2 * n))
+            for i, n in enumerate(geometry.slm.shape)
+        ]
+        ramp = (ramps[1][:, None] * ramps[0][None]).astype(np.complex64)
+        return Sampler(
+            int(size[0]), int(size[1]), ramp, affine,
+            (window[1] - window[0], window[3] - window[2]),
+        )  # fmt: skip
+
+    def __call__(self, power: Float) -> Float:
+        # OpenCV counts (x, y)
+        swapped = self.affine[::-1][:, [1, 0, 2]]
+        rows, columns = self.size
+        fine = cv2.warpAffine(power, swapped, (2 * columns, 2 * rows), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        return np.asarray(cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
