@@ -1,6 +1,6 @@
 """From a driver's name in a bench file to the class that drives the device.
 
-``simulated``; ``slmsuite:module.Class``; ``package.module:Class``; or a name that an installed package registers under
+``simulated``; labctl's own (`BUILT_IN`); ``slmsuite:module.Class``; ``package.module:Class``; or a name that an installed package registers under
 the entry point group ``labctl.drivers``.
 """
 
@@ -16,6 +16,13 @@ from typing import Any
 
 from labctl.errors import ConfigError, DeviceError, LabctlError
 
+BUILT_IN = {
+    "display": "labctl.devices.display:Display",
+    "opencv": "labctl.devices.opencv:OpenCVCamera",
+    "visa": "labctl.devices.visa:VisaInstrument",
+    "serial": "labctl.devices.serial:SerialInstrument",
+}
+"""labctl's own drivers by the name that a bench file gives them."""
 SLMSUITE_PACKAGES = {"slm": "slmsuite.hardware.slms", "camera": "slmsuite.hardware.cameras"}
 
 
@@ -33,10 +40,11 @@ def driver_class(driver: str, *, role: str) -> type[Any]:
     ConfigError
         If there is no such driver, or its package is not installed.
     """
+    driver = BUILT_IN.get(driver, driver)
     if ":" not in driver:
         registered = {point.name: point for point in entry_points(group="labctl.drivers")}
         if driver not in registered:
-            near = difflib.get_close_matches(driver, ["simulated", *registered], n=1)
+            near = difflib.get_close_matches(driver, ["simulated", *BUILT_IN, *registered], n=1)
             hint = (
                 f"did you mean '{near[0]}'?" if near else "use simulated, slmsuite:module.Class or package.module:Class"
             )
