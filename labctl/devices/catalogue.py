@@ -1,7 +1,7 @@
 """From a driver's name in a bench file to the class that drives the device.
 
-``simulated``; labctl's own (`BUILT_IN`); ``slmsuite:module.Class``; ``package.module:Class``; or a name that an installed package registers under
-the entry point group ``labctl.drivers``.
+``simulated``; labctl's own (`BUILT_IN`); ``slmsuite:module.Class``; ``package.module:Class``; or a name that an
+installed package registers under the entry point group ``labctl.drivers``.
 """
 
 from __future__ import annotations
