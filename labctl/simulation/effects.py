@@ -30,6 +30,8 @@ class Effects:
     """Slow walk of the power, fraction per hour (rms rate)."""
     laser_flicker: float = 0.0
     """Power noise from exposure to exposure, rms fraction."""
+    pointing_jitter_px: float = 0.0
+    """Wander of the beam's direction from exposure to exposure: it moves the spectrum, rms SLM pixels."""
     # input panel
     input_shift_px: float = 0.0
     input_rotation_deg: float = 0.0
@@ -52,7 +54,11 @@ class Effects:
     slm_zero_order: float = 0.0
     """Fraction of the light that the panel reflects unmodulated."""
     slm_rise_s: float = 0.0
-    """10-90 % time of the liquid crystal, s."""
+    """10-90 % time of the liquid crystal for a small step, s."""
+    slm_rise_slowing: float = 0.0
+    """How much longer a step of 2 pi takes, fraction."""
+    slm_flicker: float = 0.0
+    """Ripple of the phase with the drive signal, rms fraction of the phase."""
     slm_fill: bool = False
     """Whether pixels are squares (sinc envelope over the camera plane) or points."""
     # Fourier plane
@@ -62,15 +68,22 @@ class Effects:
     defocus_waves: float = 0.0
     aberration_waves: float = 0.0
     """Zernike j = 5 to 28, rms over the SLM's inscribed disk, waves."""
+    roughness_waves: float = 0.0
+    """Irregular part of the wavefront, correlated over a twentieth of the panel, rms waves."""
     pupil_apodisation: float = 0.0
     """Loss of amplitude at the SLM's edge, fraction."""
+    ghost: float = 0.0
+    """Light in a second, displaced and defocused image from a reflection, fraction."""
     fringes: float = 0.0
     """Contrast of static parasitic fringes."""
     # camera
     camera_shift_px: float = 0.0
     camera_rotation_deg: float = 0.0
+    camera_turn_deg: float = 0.0
+    """How the camera is mounted: 0, 90, 180 or 270."""
+    camera_mirror: bool = False
     camera_flips: bool = False
-    """Whether the camera may be mounted mirrored or turned by quarter turns."""
+    """Whether the dice choose turn and mirror instead."""
     read_noise_e: float = 0.0
     dark_current_e_per_s: float = 0.0
     shot_noise: bool = False
@@ -78,36 +91,39 @@ class Effects:
     hot_pixels: float = 0.0
     """Fraction of pixels that are hot."""
     offset_counts: float = 0.0
-    quantise: bool = False
-    """Round to counts and clip at saturation; without it counts are still integers, at 64 times finer light."""
+    offset_drift_counts: float = 0.0
+    """Slow roll of the offset over the rows, rms counts."""
     full_well_e: float = 10_000.0
     flux_e_per_s: float = 1.6e7
     """Photo-electrons per camera pixel and second at unit intensity (white input, mirror on the SLM)."""
 
 
 TYPICAL = Effects(
-    laser_drift=0.02, laser_flicker=0.003,
+    laser_drift=0.02, laser_flicker=0.003, pointing_jitter_px=0.1,
     input_shift_px=10, input_rotation_deg=0.8, input_scale=0.005, input_contrast=300, input_gamma=0.06,
     input_vignetting=0.06, input_stop_px=96,
-    slm_lut=0.2, slm_lut_spread=0.02, slm_crosstalk_px=0.9, slm_zero_order=0.04, slm_rise_s=0.04, slm_fill=True,
+    slm_lut=0.2, slm_lut_spread=0.02, slm_crosstalk_px=0.9, slm_zero_order=0.04, slm_rise_s=0.04, slm_rise_slowing=0.5,
+    slm_flicker=0.005, slm_fill=True,
     fourier_shift_px=14, fourier_rotation_deg=0.4, fourier_scale=0.004, defocus_waves=0.08, aberration_waves=0.06,
-    pupil_apodisation=0.15, fringes=0.02,
+    roughness_waves=0.015, pupil_apodisation=0.15, ghost=0.003, fringes=0.02,
     camera_shift_px=12, camera_rotation_deg=0.7,
     read_noise_e=2.5, dark_current_e_per_s=5, shot_noise=True, prnu=0.01, hot_pixels=1e-4, offset_counts=64,
-    quantise=True,
+    offset_drift_counts=0.3,
 )  # fmt: skip
 MILD = replace(
     TYPICAL,
     laser_drift=0.01, input_shift_px=4, input_rotation_deg=0.3, input_contrast=1000, input_gamma=0.02, slm_lut=0.08,
     slm_zero_order=0.02, fourier_shift_px=5, fourier_rotation_deg=0.1, defocus_waves=0.03, aberration_waves=0.025,
-    camera_shift_px=5, camera_rotation_deg=0.2, fringes=0.01,
+    camera_shift_px=5, camera_rotation_deg=0.2, fringes=0.01, ghost=0.001, roughness_waves=0.007, slm_flicker=0.002,
+    pointing_jitter_px=0.05,
 )  # fmt: skip
 NASTY = replace(
     TYPICAL,
     laser_drift=0.03, laser_flicker=0.006, input_shift_px=20, input_rotation_deg=2, input_scale=0.01,
     input_contrast=100, slm_lut=0.3, slm_lut_spread=0.04, slm_zero_order=0.08, slm_rise_s=0.09, fourier_shift_px=30,
     fourier_rotation_deg=1, defocus_waves=0.2, aberration_waves=0.2, camera_shift_px=25, camera_rotation_deg=2,
-    camera_flips=True, fringes=0.05, read_noise_e=3, prnu=0.015,
+    camera_flips=True, fringes=0.05, read_noise_e=3, prnu=0.015, ghost=0.01, roughness_waves=0.04, slm_flicker=0.01,
+    pointing_jitter_px=0.3, offset_drift_counts=1.0,
 )  # fmt: skip
 PRESETS = {"ideal": Effects(), "mild": MILD, "typical": TYPICAL, "nasty": NASTY}
 
@@ -143,8 +159,9 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> Effects:
 class Truth:
     """What the dice gave. Lengths in panel, SLM or camera pixels as named; angles in rad.
 
-    `lut` holds the delivered phase (rad) of each of 256 equally spaced commands over the gray range, before the panel's
-    own variation `stroke` [4 smooth coefficients] is applied.
+    `lut_bend` holds the amplitudes (rad) of three half-sines over the gray range, `stroke` four smooth coefficients of
+    the panel's variation, `zernikes` waves by Noll index, `ghost` its carrier (y, x; cycles per SLM pixel), defocus
+    (rad at the panel's edge) and phase, `fringe` period (camera pixels), angle and phase.
     """
 
     input_shift: tuple[float, float]
@@ -161,6 +178,7 @@ class Truth:
     camera_rotation: float
     camera_turns: int
     camera_mirror: bool
+    ghost: tuple[float, float, float, float]
     fringe: tuple[float, float, float]
     drift_phases: NDArray[np.float64]
 
@@ -197,8 +215,9 @@ class Truth:
             zernikes=zernikes,
             camera_shift=pair("camera shift", effects.camera_shift_px),
             camera_rotation=np.deg2rad(one("camera rotation", effects.camera_rotation_deg)),
-            camera_turns=int(turned.integers(4)) if effects.camera_flips else 0,
-            camera_mirror=bool(turned.integers(2)) if effects.camera_flips else False,
+            camera_turns=int(turned.integers(4)) if effects.camera_flips else round(effects.camera_turn_deg / 90) % 4,
+            camera_mirror=bool(turned.integers(2)) if effects.camera_flips else effects.camera_mirror,
+            ghost=tuple(stream("ghost").uniform([-0.06, -0.06, 2, 0], [0.06, 0.06, 5, 2 * np.pi])),
             fringe=tuple(stream("fringe").uniform([20, 0, 0], [60, np.pi, 2 * np.pi])),
             drift_phases=stream("drift").uniform(0, 2 * np.pi, 6),
         )

@@ -44,6 +44,13 @@ class Spreading:
     shape: tuple[int, int]
     ramp: Complex
     factor: Complex
+    turns: tuple[NDArray[np.float64], NDArray[np.float64]]
+    """Turns of phase of each grid row and column by which the spectrum moves one SLM pixel."""
+
+    def tilt(self, pixels: NDArray[np.float64]) -> Complex:
+        """What moves the spectrum by so many SLM pixels (y, x), on the fine grid [row, column]."""
+        y, x = (np.exp(2j * np.pi * pixels[i] * self.turns[i]) for i in (0, 1))
+        return (y[:, None] * x[None]).astype(np.complex64)
 
     @staticmethod
     def build(
@@ -69,13 +76,14 @@ class Spreading:
             (weights.ravel().astype(np.float32), (cells.ravel(), source)),
             shape=(int(size.prod()), int(np.prod(geometry.input.shape))),
         )
-        ramps, factors = [], []
+        ramps, factors, moves = [], [], []
         for i in (0, 1):
             n = geometry.slm.shape[i]
             step = geometry.slm.pitch[i] / (geometry.wavelength * geometry.f1)
             nu = (np.arange(n) - (n - 1) / 2 - shift[i]) * step
             # the transform of a box of samples starting at `low`, at frequencies nu[0] + k step
             ramps.append(np.exp(-2j * np.pi * nu[0] * np.arange(size[i]) * fine[i]))
+            moves.append((low[i] + np.arange(size[i])) * fine[i] * step)
             turns = np.exp(-2j * np.pi * nu * low[i] * fine[i])
             argument = np.sqrt(KERNEL_BETA**2 - (np.pi * KERNEL_WIDTH * nu * fine[i]) ** 2 + 0j)
             kernel = KERNEL_WIDTH * np.sinh(argument) / argument
@@ -88,6 +96,7 @@ class Spreading:
             (int(size[0]), int(size[1])),
             ramp.astype(np.complex64),
             factor.astype(np.complex64),
+            (moves[0], moves[1]),
         )
 
 

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import fft
+from scipy.ndimage import gaussian_filter
 
 from labctl.clock import Clock
 from labctl.optics.geometry import Geometry
@@ -29,6 +30,8 @@ from labctl.simulation.transforms import Complex, Float, Sampler, Spreading, Win
 
 WORKERS = min(8, os.cpu_count() or 1)
 LN9 = float(np.log(9.0))
+"""10-90 % time of an exponential, in time constants."""
+OFFSET_PERIOD_S = 1800.0
 
 
 @dataclass
@@ -83,7 +86,7 @@ class World:
         self._input = _Panel(dark, dark, since=now - 1e9)
         self._laser_on, self._laser_power = True, 1.0
         self._exposures = 0
-        self._fields: OrderedDict[tuple[int, Window], Complex] = OrderedDict()
+        self._fields: OrderedDict[tuple[int, Window], tuple[Complex, Complex | None]] = OrderedDict()
         self._samplers: dict[Window, Sampler] = {}
 
     # what the devices' fronts may do
@@ -129,9 +132,9 @@ class World:
         light = self._power(start + exposure_s / 2, noise)
         electrons = np.zeros((window[1] - window[0], window[3] - window[2]), np.float32)
         if light > 0:
-            electrons = self._intensity(start, exposure_s, window)
+            electrons = self._intensity(start, exposure_s, window, noise)
             electrons *= np.float32(light * self._effects.flux_e_per_s * exposure_s)
-        return self._read_out(electrons, exposure_s, window, noise)
+        return self._read_out(electrons, start, exposure_s, window, noise)
 
     # laser
 
@@ -147,13 +150,17 @@ class World:
 
     # light
 
-    def _intensity(self, start: float, exposure_s: float, window: Window) -> Float:
-        sampler = self._sampler(window)
-        field = self._slm_field(start, exposure_s, window, sampler)
-        spread = self._spreading
+    def _intensity(self, start: float, exposure_s: float, window: Window, noise: np.random.Generator) -> Float:
+        effects, sampler, spread = self._effects, self._sampler(window), self._spreading
+        field, ripple = self._slm_field(start, exposure_s, window, sampler)
+        wander = noise.standard_normal(3)
+        if ripple is not None:
+            field = field + np.float32(effects.slm_flicker * wander[0]) * ripple
         amplitude = self._input_amplitude(self._input.gray)
         points = (spread.matrix @ amplitude.ravel()).reshape(spread.shape)
         rows, columns = self._geometry.slm.shape
+        if effects.pointing_jitter_px:
+            points = points * spread.tilt(wander[1:] * effects.pointing_jitter_px)
         # each transform runs along the contiguous axis, and only over the rows that the next step needs
         spectrum = fft(points * spread.ramp, n=2 * columns, axis=1, workers=WORKERS)[:, :columns]
         spectrum = fft(np.ascontiguousarray(spectrum.T), n=2 * rows, axis=1, workers=WORKERS)[:, :rows]
@@ -192,30 +199,48 @@ class World:
         metres = (place * geometry.input.pitch) @ affine.T
         return Spreading.build(metres, pixels.reshape(-1, 2), geometry, truth.fourier_shift)
 
-    def _slm_field(self, start: float, exposure_s: float, window: Window, sampler: Sampler) -> Complex:
-        """Delivered field [column, row] x what the transforms need, for the exposure's mean state of the crystal."""
-        rise = self._effects.slm_rise_s
-        left = 0.0
-        if rise > 0:
-            tau = rise / LN9
-            left = float(np.exp(-(start + exposure_s / 2 - self._slm.since) / tau))
+    def _slm_field(
+        self, start: float, exposure_s: float, window: Window, sampler: Sampler
+    ) -> tuple[Complex, Complex | None]:
+        """Delivered field [column, row] x what the transforms need, for the exposure's mean state of the crystal.
+
+        Returns
+        -------
+        field, ripple : complex64 arrays [column, row]
+            The second is the field's derivative by the relative ripple of the phase; None without flicker.
+        """
+        effects = self._effects
+        left, tau = 0.0, effects.slm_rise_s / LN9
+        since = start + exposure_s / 2 - self._slm.since
+        if tau > 0:
+            left = float(np.exp(-since / (tau * (1 + effects.slm_rise_slowing))))
         key = (self._slm.serial, window)
         if left < 1e-3 and key in self._fields:
             self._fields.move_to_end(key)
             return self._fields[key]
         phase = self._delivered_phase(self._slm.gray)
         if left >= 1e-3:
-            phase = phase + np.float32(left) * (self._delivered_phase(self._slm.before) - phase)
-        zero = self._effects.slm_zero_order
+            step = self._delivered_phase(self._slm.before) - phase
+            slow = tau * (1 + np.float32(effects.slm_rise_slowing / (2 * np.pi)) * np.abs(step))
+            phase = phase + np.exp(np.float32(-max(since, 0.0)) / slow) * step
+        zero = effects.slm_zero_order
         field = np.empty(phase.shape, np.complex64)
-        field.real = np.cos(phase) * np.float32((1 - zero) ** 0.5) + np.float32(zero**0.5)
-        field.imag = np.sin(phase) * np.float32((1 - zero) ** 0.5)
-        field = np.ascontiguousarray((field * self._pupil).T) * self._spreading.factor * sampler.ramp
+        field.real, field.imag = np.cos(phase), np.sin(phase)
+        field *= np.float32((1 - zero) ** 0.5)
+        ripple = self._to_transform(1j * phase * field, sampler) if effects.slm_flicker else None
+        field = self._to_transform(field + np.float32(zero**0.5), sampler)
         if left < 1e-3:
-            self._fields[key] = field
+            self._fields[key] = field, ripple
             while len(self._fields) > 6:
                 self._fields.popitem(last=False)
-        return field
+        return field, ripple
+
+    def _to_transform(self, field: Complex, sampler: Sampler) -> Complex:
+        """The field behind the SLM with all that is the same for every image, [column, row] as the transforms run."""
+        behind = np.ascontiguousarray((field * self._pupil).T)
+        behind *= self._spreading.factor
+        behind *= sampler.ramp
+        return behind
 
     def _delivered_phase(self, gray: NDArray[np.integer]) -> Float:
         """Phase (rad) that the panel gives: response curve, its variation over the panel, spread between pixels."""
@@ -240,16 +265,27 @@ class World:
 
     @cached_property
     def _pupil(self) -> Complex:
-        """Complex transmission of optics at the SLM's pixels: aberration and apodisation."""
-        shape = self._geometry.slm.shape
+        """Complex transmission of optics at the SLM's pixels: aberration, roughness, apodisation, and the ghost."""
+        effects, truth, shape = self._effects, self._truth, self._geometry.slm.shape
         radius = min(shape) / 2
-        y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) / radius for n in shape), indexing="ij")
+        rows, columns = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij")
+        y, x = rows / radius, columns / radius
         waves = np.zeros(shape)
-        for j, size in enumerate(self._truth.zernikes):
+        for j, size in enumerate(truth.zernikes):
             if size:
                 waves += size * zernike(j, y, x)
-        amplitude = 1 - self._effects.pupil_apodisation * np.clip(y**2 + x**2, 0, 2) / 2
-        return (amplitude * np.exp(2j * np.pi * waves)).astype(np.complex64)
+        if effects.roughness_waves:
+            dice = np.random.default_rng([self._seed, 3]).standard_normal(shape)
+            rough = gaussian_filter(dice, max(shape) / 40, mode="wrap")
+            waves += effects.roughness_waves * rough / rough.std()
+        amplitude = 1 - effects.pupil_apodisation * np.clip(y**2 + x**2, 0, 2) / 2
+        pupil = amplitude * np.exp(2j * np.pi * waves)
+        if effects.ghost:
+            # light reflected twice on its way comes out tilted and defocused: a second, weaker system in parallel
+            tilt_y, tilt_x, defocus, start = truth.ghost
+            path = 2 * np.pi * (tilt_y * rows + tilt_x * columns) + defocus * (y**2 + x**2) + start
+            pupil *= 1 + effects.ghost**0.5 * np.exp(1j * path)
+        return np.asarray(pupil, np.complex64)
 
     # camera
 
@@ -279,7 +315,7 @@ class World:
         return response.astype(np.float32), hot.astype(np.float32)
 
     def _read_out(
-        self, electrons: Float, exposure_s: float, window: Window, noise: np.random.Generator
+        self, electrons: Float, start: float, exposure_s: float, window: Window, noise: np.random.Generator
     ) -> NDArray[np.uint16]:
         effects = self._effects
         part = np.s_[window[0] : window[1], window[2] : window[3]]
@@ -299,4 +335,8 @@ class World:
             electrons += np.sqrt(variance) * noise.standard_normal(electrons.shape, dtype=np.float32)
         per_count = effects.full_well_e / (self._full_scale - effects.offset_counts)
         counts = electrons / np.float32(per_count) + np.float32(effects.offset_counts)
+        if effects.offset_drift_counts:
+            row = np.arange(window[0], window[1]) / self._geometry.camera.shape[0]
+            roll = np.sin(2 * np.pi * (start / OFFSET_PERIOD_S + 0.7 * row) + self._truth.drift_phases[0])
+            counts += np.float32(2**0.5 * effects.offset_drift_counts) * roll[:, None].astype(np.float32)
         return np.clip(np.rint(counts), 0, self._full_scale).astype(np.uint16)
