@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import cached_property
 
 import cv2
@@ -26,27 +25,13 @@ from labctl.clock import Clock
 from labctl.optics.geometry import Geometry
 from labctl.optics.zernike import zernike
 from labctl.simulation.effects import Effects, Truth
+from labctl.simulation.history import History, steady
 from labctl.simulation.transforms import Complex, Float, Sampler, Spreading, Window, camera_to_metres, rotation
 
 WORKERS = min(8, os.cpu_count() or 1)
 LN9 = float(np.log(9.0))
 """10-90 % time of an exponential, in time constants."""
 OFFSET_PERIOD_S = 1800.0
-
-
-@dataclass
-class _Panel:
-    """What a liquid-crystal panel shows: the pattern it is going to, the one it comes from, and since when."""
-
-    gray: NDArray[np.integer]
-    before: NDArray[np.integer]
-    since: float = -1e9
-    serial: int = 0
-
-    def show(self, gray: NDArray[np.integer], now: float) -> None:
-        self.before, self.gray = self.gray, gray.copy()
-        self.since = now
-        self.serial += 1
 
 
 class World:
@@ -80,73 +65,84 @@ class World:
         self._levels = {"slm": slm_levels, "input": input_levels}
         self._full_scale = 2**camera_bitdepth - 1
         self._camera_bits = camera_bitdepth
-        now = clock.now()
         dark, flat = np.zeros(geometry.input.shape, np.uint16), np.zeros(geometry.slm.shape, np.uint16)
-        self._slm = _Panel(flat, flat, since=now - 1e9)
-        self._input = _Panel(dark, dark, since=now - 1e9)
-        self._laser_on, self._laser_power = True, 1.0
+        self._slm: History[NDArray[np.integer]] = History(flat)
+        self._input: History[NDArray[np.integer]] = History(dark)
+        self._laser = History((True, 1.0))
         self._exposures = 0
         self._fields: OrderedDict[tuple[int, Window], tuple[Complex, Complex | None]] = OrderedDict()
         self._samplers: dict[Window, Sampler] = {}
 
     # what the devices' fronts may do
 
-    def show_slm(self, gray: NDArray[np.integer]) -> None:
-        """A new gray pattern [row, column] on the SLM; it settles exponentially from now."""
-        self._slm.show(gray, self.clock.now())
+    def show_slm(self, gray: NDArray[np.integer], *, latency_s: float = 0.0) -> None:
+        """A new gray pattern [row, column] on the SLM; it settles exponentially from `latency_s` after now."""
+        self._slm.change(gray.copy(), self.clock.now() + latency_s)
 
-    def show_input(self, gray: NDArray[np.integer]) -> None:
-        """A new gray pattern [row, column] on the input panel, from now."""
-        self._input.show(gray, self.clock.now())
+    def show_input(self, gray: NDArray[np.integer], *, latency_s: float = 0.0) -> None:
+        """A new gray pattern [row, column] on the input panel, from `latency_s` after now."""
+        self._input.change(gray.copy(), self.clock.now() + latency_s)
 
     def set_laser(self, *, on: bool | None = None, power: float | None = None) -> None:
         """Switch the laser, or set its power (fraction of nominal)."""
-        self._laser_on = self._laser_on if on is None else on
-        self._laser_power = self._laser_power if power is None else power
+        was_on, was = self._laser.latest
+        self._laser.change((was_on if on is None else on, was if power is None else power), self.clock.now())
 
     @property
     def laser(self) -> tuple[bool, float]:
         """Whether the laser is on, and its power setting."""
-        return self._laser_on, self._laser_power
+        return self._laser.latest
 
-    def expose(self, exposure_s: float, window: Window | None = None) -> NDArray[np.uint16]:
+    def expose(
+        self, exposure_s: float, window: Window | None = None, *, start: float | None = None
+    ) -> NDArray[np.uint16]:
         """One exposure that starts now and lasts `exposure_s` on the world's clock.
+
+        A device that changes during the exposure contributes both its states, each for as long as it lasted.
 
         Parameters
         ----------
         exposure_s : float, s
         window : (first row, end row, first column, end column), camera pixels
             Default the whole sensor.
+        start : float, s, optional
+            A past start of the exposure: the light of then is rendered, and no time passes now.
 
         Returns
         -------
         uint16 array [row, column], counts
         """
-        start = self.clock.now()
-        self.clock.sleep(exposure_s)
+        if start is None:
+            start = self.clock.now()
+            self.clock.sleep(exposure_s)
         number = self._exposures
         self._exposures += 1
         shape = self._geometry.camera.shape
         window = window or (0, shape[0], 0, shape[1])
         noise = np.random.Generator(np.random.SFC64([self._seed, number]))
-        light = self._power(start + exposure_s / 2, noise)
-        electrons = np.zeros((window[1] - window[0], window[3] - window[2]), np.float32)
-        if light > 0:
-            electrons = self._intensity(start, exposure_s, window, noise)
-            electrons *= np.float32(light * self._effects.flux_e_per_s * exposure_s)
+        electrons: Float | None = None
+        for begun, ended in steady(start, start + exposure_s, (self._slm, self._input, self._laser)):
+            light = self._power(begun, ended, noise)
+            if light > 0:
+                part = self._intensity(begun, ended - begun, window, noise)
+                part *= np.float32(light * self._effects.flux_e_per_s * (ended - begun))
+                electrons = part if electrons is None else electrons + part
+        if electrons is None:
+            electrons = np.zeros((window[1] - window[0], window[3] - window[2]), np.float32)
         return self._read_out(electrons, start, exposure_s, window, noise)
 
     # laser
 
-    def _power(self, when: float, noise: np.random.Generator) -> float:
-        if not self._laser_on:
+    def _power(self, begun: float, ended: float, noise: np.random.Generator) -> float:
+        on, power = self._laser.at(begun).state
+        if not on:
             return 0.0
-        effects = self._effects
+        effects, when = self._effects, (begun + ended) / 2
         periods = 600.0 * 2.0 ** np.arange(len(self._truth.drift_phases))
         # sines of periods from 10 minutes to 5 hours; each has the same rms rate
         swing = periods / (2 * np.pi) * np.sin(2 * np.pi * when / periods + self._truth.drift_phases)
         drift = effects.laser_drift / 3600 * swing.sum() * np.sqrt(2 / len(periods))
-        return self._laser_power * (1 + drift) * (1 + effects.laser_flicker * float(noise.standard_normal()))
+        return power * (1 + drift) * (1 + effects.laser_flicker * float(noise.standard_normal()))
 
     # light
 
@@ -156,7 +152,7 @@ class World:
         wander = noise.standard_normal(3)
         if ripple is not None:
             field = field + np.float32(effects.slm_flicker * wander[0]) * ripple
-        amplitude = self._input_amplitude(self._input.gray)
+        amplitude = self._input_amplitude(self._input.at(start).state)
         points = (spread.matrix @ amplitude.ravel()).reshape(spread.shape)
         rows, columns = self._geometry.slm.shape
         if effects.pointing_jitter_px:
@@ -209,18 +205,18 @@ class World:
         field, ripple : complex64 arrays [column, row]
             The second is the field's derivative by the relative ripple of the phase; None without flicker.
         """
-        effects = self._effects
+        effects, shown = self._effects, self._slm.at(start)
         left, tau = 0.0, effects.slm_rise_s / LN9
-        since = start + exposure_s / 2 - self._slm.since
+        since = start + exposure_s / 2 - shown.since
         if tau > 0:
             left = float(np.exp(-since / (tau * (1 + effects.slm_rise_slowing))))
-        key = (self._slm.serial, window)
+        key = (shown.serial, window)
         if left < 1e-3 and key in self._fields:
             self._fields.move_to_end(key)
             return self._fields[key]
-        phase = self._delivered_phase(self._slm.gray)
+        phase = self._delivered_phase(shown.state)
         if left >= 1e-3:
-            step = self._delivered_phase(self._slm.before) - phase
+            step = self._delivered_phase(shown.before) - phase
             slow = tau * (1 + np.float32(effects.slm_rise_slowing / (2 * np.pi)) * np.abs(step))
             phase = phase + np.exp(np.float32(-max(since, 0.0)) / slow) * step
         zero = effects.slm_zero_order
