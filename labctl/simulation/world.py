@@ -69,6 +69,7 @@ class World:
         self._slm: History[NDArray[np.integer]] = History(flat)
         self._input: History[NDArray[np.integer]] = History(dark)
         self._laser = History((True, 1.0))
+        self._shutter = History(True)
         self._exposures = 0
         self._fields: OrderedDict[tuple[int, Window], tuple[Complex, Complex | None]] = OrderedDict()
         self._samplers: dict[Window, Sampler] = {}
@@ -92,6 +93,21 @@ class World:
     def laser(self) -> tuple[bool, float]:
         """Whether the laser is on, and its power setting."""
         return self._laser.latest
+
+    def set_shutter(self, is_open: bool) -> None:
+        """Open or close the shutter behind the laser; a new world has it open."""
+        self._shutter.change(is_open, self.clock.now())
+
+    @property
+    def shutter(self) -> bool:
+        """Whether the shutter is open."""
+        return self._shutter.latest
+
+    def measured_power(self) -> float:
+        """Power behind the shutter now, as a fraction of nominal: setting, drift and flicker; no meter's noise."""
+        now = self.clock.now()
+        number = int(now * 1e6) & (2**63 - 1)
+        return self._power(now, now, np.random.Generator(np.random.SFC64([self._seed, 3, number])))
 
     def expose(
         self, exposure_s: float, window: Window | None = None, *, start: float | None = None
@@ -121,7 +137,7 @@ class World:
         window = window or (0, shape[0], 0, shape[1])
         noise = np.random.Generator(np.random.SFC64([self._seed, number]))
         electrons: Float | None = None
-        for begun, ended in steady(start, start + exposure_s, (self._slm, self._input, self._laser)):
+        for begun, ended in steady(start, start + exposure_s, (self._slm, self._input, self._laser, self._shutter)):
             light = self._power(begun, ended, noise)
             if light > 0:
                 part = self._intensity(begun, ended - begun, window, noise)
@@ -135,7 +151,7 @@ class World:
 
     def _power(self, begun: float, ended: float, noise: np.random.Generator) -> float:
         on, power = self._laser.at(begun).state
-        if not on:
+        if not on or not self._shutter.at(begun).state:
             return 0.0
         effects, when = self._effects, (begun + ended) / 2
         periods = 600.0 * 2.0 ** np.arange(len(self._truth.drift_phases))
