@@ -46,3 +46,32 @@ class DrivenClock:
         if seconds > 0:
             with self._lock:
                 self._now += seconds
+
+
+class ScaledClock:
+    """Wall time at a speed-up: `speed` of its seconds pass in one real second.
+
+    Parameters
+    ----------
+    speed : float
+        10 makes ten seconds pass in one; 0.1 is slow motion.
+    real : Clock, optional
+        What it is a multiple of; default wall time.
+
+    Raises
+    ------
+    ValueError
+        If `speed` is not positive and finite.
+    """
+
+    def __init__(self, speed: float, real: Clock | None = None) -> None:
+        if not 0 < speed < float("inf"):
+            raise ValueError(f"a clock's speed must be positive, not {speed:g}")
+        self.speed = float(speed)
+        self._real = real or RealClock()
+
+    def now(self) -> float:
+        return self._real.now() * self.speed
+
+    def sleep(self, seconds: float) -> None:
+        self._real.sleep(seconds / self.speed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,13 @@ def _line_of(text: str, key: tuple[str, ...]) -> int | None:
     """The line where a key stands, or else the table that it belongs to."""
     best: tuple[int, int] | None = None
     table: tuple[str, ...] = ()
+    tables: Counter[tuple[str, ...]] = Counter()
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+        if array := re.match(r"\s*\[\[\s*([^\[\]]+?)\s*\]\]", line):
+            name = _parts(array[1])
+            table = here = (*name, str(tables[name]))
+            tables[name] += 1
+        elif header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
             table = _parts(header[1])
             here = table
         elif entry := re.match(r"\s*([A-Za-z0-9_.\-\"' ]+?)\s*=", line):

@@ -62,6 +62,8 @@ def fields_at(model: type[BaseModel], key: tuple[str, ...]) -> dict[str, Any]:
             current = _table(fields[part].annotation)
         elif get_origin(current) is dict:
             current = _table(get_args(current)[1])
+        elif get_origin(current) is tuple and part.isdigit():  # an array of tables
+            current = _table(get_args(current)[0])
         else:
             return {}
     return _fields(current)
@@ -141,7 +143,7 @@ def _missing(key: tuple[str, ...], table: dict[str, Any]) -> str:
 
 def _wrong(key: tuple[str, ...], detail: Any) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    start = f"{dotted(key)} = {shown(value)}"
+    start = dotted(key) if kind == "value_error" and isinstance(value, dict) else f"{dotted(key)} = {shown(value)}"
     if kind == "literal_error":
         allowed = str(context["expected"]).replace("'", '"')
         choices = [part.strip(' "') for part in allowed.replace(" or ", ", ").split(",")]
@@ -149,13 +151,16 @@ def _wrong(key: tuple[str, ...], detail: Any) -> str:
         return f"{start}: must be {allowed}" + (f'; did you mean "{near[0]}"?' if near else "")
     if kind in {"model_type", "dict_type", "model_attributes_type"}:
         return f"{start}: must be a table: write [{dotted(key)}] and its keys below it"
+    if kind == "tuple_type":
+        return f"{start}: must be a list, [...]; of tables, each under [[{dotted(key)}]]"
     if kind == "string_pattern_mismatch":
         return f"{start}: {_PATTERNS.get(key[-1], 'has a form that is not allowed here')}"
     if kind in {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
         _, unit = _split(key[-1])
         return f"{start}: {_decapitalised(detail['msg'])}{f' {unit}' if unit else ''}{_perhaps(key[-1], unit, value)}"
     if kind == "value_error":
-        return f"{start}: {str(detail['msg']).removeprefix('Value error, ')}"
+        said = str(detail["msg"]).removeprefix("Value error, ")
+        return f"{start}: {said}" if key else said
     return f"{start}: {_decapitalised(detail['msg'])}"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PrivateAttr, field_validator, model_validator
+
+from labctl.config.faults import FaultsSection
 
 NonNegative = Annotated[float, Field(ge=0)]
 Driver = Annotated[
@@ -81,7 +83,15 @@ class SimulationSection(Section):
     preset: Literal["ideal", "mild", "typical", "nasty"] = "typical"
     seed: int = 0
     clock: Literal["virtual", "real"] = "virtual"
+    speed: PositiveFloat = 1.0
+    """Seconds of the simulated bench in one real second, with ``clock = "real"``."""
     effects: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _speed_is_of_the_real_clock(self) -> Self:
+        if self.speed != 1.0 and self.clock != "real":
+            raise ValueError('speed is of the real clock: add clock = "real", or leave out speed')
+        return self
 
 
 class SafetySection(Section):
@@ -106,8 +116,17 @@ class BenchConfig(Section):
     instruments: dict[str, InstrumentSection] = {}
     simulation: SimulationSection | None = None
     safety: SafetySection = SafetySection()
+    faults: FaultsSection | None = None
 
     _path: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _faults_are_of_its_devices(self) -> Self:
+        if self.faults is not None:
+            panels = ["slm"] if self.input is None else ["slm", "input"]
+            kinds = dict.fromkeys(panels, "panel") | {"camera": "camera"}
+            self.faults.check_devices(kinds | dict.fromkeys(self.instruments, "instrument"))
+        return self
 
     @property
     def path(self) -> Path | None:
