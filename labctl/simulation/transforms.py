@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 from scipy.special import i0
 
 from labctl.optics.geometry import Geometry
@@ -16,8 +18,13 @@ from labctl.simulation.effects import Truth
 Float = NDArray[np.float32]
 Complex = NDArray[np.complex64]
 Window = tuple[int, int, int, int]
-KERNEL_WIDTH = 6
-KERNEL_BETA = 2.30 * KERNEL_WIDTH
+OVERSAMPLING = 1.25
+"""Fine grid of the non-uniform FFT, relative to the SLM's pixels."""
+KERNEL_WIDTH = 8
+KERNEL_BETA = np.pi * np.sqrt((KERNEL_WIDTH / OVERSAMPLING * (OVERSAMPLING - 0.5)) ** 2 - 0.8)
+"""Shape of the Kaiser-Bessel kernel for this width and oversampling (Beatty et al., IEEE Trans. Med. Imag. 24, 799)."""
+BOX = 32
+"""Panel pixels in one block of the panel that is either spread or left out because it is black."""
 
 
 def rotation(angle: float) -> NDArray[np.float64]:
@@ -40,8 +47,11 @@ def camera_to_metres(geometry: Geometry, truth: Truth) -> NDArray[np.float64]:
 class Spreading:
     """A non-uniform FFT of type 1 from the input panel's pixels to the SLM's pixels."""
 
-    matrix: scipy.sparse.csr_matrix
+    matrix: scipy.sparse.csc_matrix
+    panel: tuple[int, int]
     shape: tuple[int, int]
+    lengths: tuple[int, int]
+    """Lengths (y, x) of the transforms that take the fine grid to the SLM's pixels."""
     ramp: Complex
     factor: Complex
     turns: tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -52,6 +62,31 @@ class Spreading:
         y, x = (np.exp(2j * np.pi * pixels[i] * self.turns[i]) for i in (0, 1))
         return (y[:, None] * x[None]).astype(np.complex64)
 
+    def spread(self, amplitude: Float) -> tuple[Float, int, int]:
+        """Amplitudes of the panel [row, column] on the fine grid; black blocks cost nothing.
+
+        Returns
+        -------
+        grid : float32 array [row, column]
+        first, end : int
+            Rows of the grid outside ``first ... end`` are zero.
+        """
+        box = _lit_box(amplitude)
+        if box not in self._boxes:
+            r0, r1, c0, c1 = box
+            chosen = (np.arange(r0, r1)[:, None] * self.panel[1] + np.arange(c0, c1)[None]).ravel()
+            part = self.matrix[:, chosen]
+            used = np.unique(part.indices // self.shape[1])
+            first, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+            self._boxes[box] = part.tocsr(), first, end
+        matrix, first, end = self._boxes[box]
+        r0, r1, c0, c1 = box
+        return (matrix @ amplitude[r0:r1, c0:c1].ravel()).reshape(self.shape), first, end
+
+    @cached_property
+    def _boxes(self) -> dict[Window, tuple[scipy.sparse.csr_matrix, int, int]]:
+        return {}
+
     @staticmethod
     def build(
         metres: NDArray[np.float64],
@@ -59,7 +94,8 @@ class Spreading:
         geometry: Geometry,
         shift: tuple[float, float],
     ) -> Spreading:
-        fine = [geometry.wavelength * geometry.f1 / (2 * geometry.slm.shape[i] * geometry.slm.pitch[i]) for i in (0, 1)]
+        lengths = [next_fast_len(int(np.ceil(OVERSAMPLING * n))) for n in geometry.slm.shape]
+        fine = [geometry.wavelength * geometry.f1 / (lengths[i] * geometry.slm.pitch[i]) for i in (0, 1)]
         grid = metres / fine
         low = np.floor(grid.min(0)).astype(int) - KERNEL_WIDTH
         size = np.ceil(grid.max(0)).astype(int) + KERNEL_WIDTH - low + 1
@@ -72,7 +108,7 @@ class Spreading:
         cells = (taps[:, :, None, 0] * size[1] + taps[:, None, :, 1]).reshape(len(grid), -1)
         weights = (weight[:, :, None, 0] * weight[:, None, :, 1]).reshape(len(grid), -1)
         source = np.repeat(pixels[:, 0] * geometry.input.shape[1] + pixels[:, 1], cells.shape[1])
-        matrix = scipy.sparse.csr_matrix(
+        matrix = scipy.sparse.csc_matrix(
             (weights.ravel().astype(np.float32), (cells.ravel(), source)),
             shape=(int(size.prod()), int(np.prod(geometry.input.shape))),
         )
@@ -93,11 +129,23 @@ class Spreading:
         factor = factors[1][:, None] * factors[0][None]  # [column, row], as the transforms run
         return Spreading(
             matrix,
+            geometry.input.shape,
             (int(size[0]), int(size[1])),
+            (lengths[0], lengths[1]),
             ramp.astype(np.complex64),
             factor.astype(np.complex64),
             (moves[0], moves[1]),
         )
+
+
+def _lit_box(amplitude: Float) -> Window:
+    """Rows and columns (first, end, first, end) outside which the panel is black, widened to whole blocks."""
+    box = []
+    for axis in (0, 1):
+        lit = np.flatnonzero(amplitude.any(axis=1 - axis))
+        first, end = (int(lit[0]), int(lit[-1]) + 1) if len(lit) else (0, 1)
+        box += [first // BOX * BOX, min(-(-end // BOX) * BOX, amplitude.shape[axis])]
+    return box[0], box[1], box[2], box[3]
 
 
 @dataclass(frozen=True, eq=False)

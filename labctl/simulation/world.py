@@ -1,8 +1,8 @@
 """The simulated light between simulated devices: a 4f bench with the imperfections of `labctl.simulation.effects`.
 
 Method. The optical frame is the SLM's. Square panel pixels, moved and turned by the panel's true affine map, are spread
-onto a fine grid and transformed to the SLM's pixels (a non-uniform FFT of type 1, Kaiser-Bessel kernel, oversampling
-2: Dutt and Rokhlin 1993; Greengard and Lee 2004), so that no interpolation of the spectrum is needed whatever the ratio
+onto a fine grid and transformed to the SLM's pixels (a non-uniform FFT of type 1 with a Kaiser-Bessel kernel:
+Dutt and Rokhlin 1993; Greengard and Lee 2004), so that no interpolation of the spectrum is needed whatever the ratio
 of pitches. The SLM's delivered field multiplies it. A second FFT, oversampled by 2 so that intensity is not aliased and
 pruned to the window that is read, gives the camera plane, which an affine map with pixel integration brings to counts.
 
@@ -32,6 +32,9 @@ WORKERS = min(8, os.cpu_count() or 1)
 LN9 = float(np.log(9.0))
 """10-90 % time of an exponential, in time constants."""
 OFFSET_PERIOD_S = 1800.0
+NORMAL_FROM_E = 2.0
+"""From this read noise on (electrons rms), a normal law of the right mean and variance stands for the photons' Poisson
+law: the skewness that is lost is below 0.16 at any level."""
 
 
 class World:
@@ -169,16 +172,29 @@ class World:
         if ripple is not None:
             field = field + np.float32(effects.slm_flicker * wander[0]) * ripple
         amplitude = self._input_amplitude(self._input.at(start).state)
-        points = (spread.matrix @ amplitude.ravel()).reshape(spread.shape)
-        rows, columns = self._geometry.slm.shape
+        points, first, end = spread.spread(amplitude)
+        box: Complex = points[first:end] * spread.ramp[first:end]
         if effects.pointing_jitter_px:
-            points = points * spread.tilt(wander[1:] * effects.pointing_jitter_px)
+            box *= spread.tilt(wander[1:] * effects.pointing_jitter_px)[first:end]
+        rows, columns = self._geometry.slm.shape
         # each transform runs along the contiguous axis, and only over the rows that the next step needs
-        spectrum = fft(points * spread.ramp, n=2 * columns, axis=1, workers=WORKERS)[:, :columns]
-        spectrum = fft(np.ascontiguousarray(spectrum.T), n=2 * rows, axis=1, workers=WORKERS)[:, :rows]
-        camera = fft(spectrum * field, n=2 * rows, axis=1, workers=WORKERS)[:, : sampler.rows]
-        camera = fft(np.ascontiguousarray(camera.T), n=2 * columns, axis=1, workers=WORKERS)[:, : sampler.columns]
-        return sampler(camera.real**2 + camera.imag**2)
+        lines = np.zeros((columns, spread.shape[0]), np.complex64)
+        lines[:, first:end] = fft(box, n=spread.lengths[1], axis=1, workers=WORKERS)[:, :columns].T
+        spectrum = fft(lines, n=spread.lengths[0], axis=1, workers=WORKERS)[:, :rows]
+        behind = self._behind
+        np.multiply(spectrum, field, out=behind[:, :rows])
+        behind[:, rows:] = 0
+        camera = fft(behind, axis=1, workers=WORKERS, overwrite_x=True)[:, : sampler.rows]
+        camera = fft(np.ascontiguousarray(camera.T), n=2 * columns, axis=1, workers=WORKERS)
+        camera = np.ascontiguousarray(camera[:, : sampler.columns])
+        parts = camera.view(np.float32).reshape(*camera.shape, 2)
+        return sampler(np.einsum("yxk,yxk->yx", parts, parts))
+
+    @cached_property
+    def _behind(self) -> Complex:
+        """Room for the field behind the SLM and its padding [column, row]: making it anew costs a transform's time."""
+        rows, columns = self._geometry.slm.shape
+        return np.zeros((columns, 2 * rows), np.complex64)
 
     def _input_amplitude(self, gray: NDArray[np.integer]) -> Float:
         """Amplitude of the panel's pixels: response, contrast, illumination and field stop."""
@@ -334,17 +350,18 @@ class World:
         response, hot = self._camera_maps
         electrons *= response[part]
         electrons += (hot[part] + np.float32(effects.dark_current_e_per_s)) * np.float32(exposure_s)
-        noisy = effects.shot_noise or effects.read_noise_e > 0
-        variance: Float | np.float32 = np.float32(effects.read_noise_e**2)
-        if effects.shot_noise:
-            # exact where the count is small; above some twenty electrons a Poisson law is normal
-            faint = electrons < 0.02
-            dim = (electrons < 20) & ~faint
-            variance = np.where(electrons < 20, variance, electrons + variance)
-            electrons[faint] = noise.random(electrons.shape, dtype=np.float32)[faint] < electrons[faint]
-            electrons[dim] = noise.poisson(electrons[dim])
-        if noisy:
-            electrons += np.sqrt(variance) * noise.standard_normal(electrons.shape, dtype=np.float32)
+        spread = np.float32(effects.read_noise_e**2)
+        if effects.shot_noise and effects.read_noise_e >= NORMAL_FROM_E:
+            electrons += np.sqrt(electrons + spread) * noise.standard_normal(electrons.shape, dtype=np.float32)
+        else:
+            if effects.shot_noise:
+                bright = electrons > 20
+                normal = electrons[bright]
+                normal += np.sqrt(normal) * noise.standard_normal(normal.shape, dtype=np.float32)
+                electrons = noise.poisson(np.where(bright, 0, electrons)).astype(np.float32)
+                electrons[bright] = normal
+            if spread > 0:
+                electrons += np.sqrt(spread) * noise.standard_normal(electrons.shape, dtype=np.float32)
         per_count = effects.full_well_e / (self._full_scale - effects.offset_counts)
         counts = electrons / np.float32(per_count) + np.float32(effects.offset_counts)
         if effects.offset_drift_counts:

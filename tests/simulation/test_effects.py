@@ -86,10 +86,10 @@ def test_a_tilt_moves_the_spectrum() -> None:
     moved = Spreading.build(metres, pixels, GEOMETRY, (1.5, -2.0))
     amplitude = np.zeros((96, 96), np.float32)
     amplitude[:20, :20] = np.random.default_rng(0).random((20, 20))
-    points = (still.matrix @ amplitude.ravel()).reshape(still.shape)
+    points, _, _ = still.spread(amplitude)
 
     def spectrum(made: Spreading, grid: NDArray[np.complex64]) -> NDArray[np.complex128]:
-        return np.fft.fft2(grid * made.ramp, (2 * N, 2 * N))[:N, :N].T * made.factor
+        return np.fft.fft2(grid * made.ramp, made.lengths)[:N, :N].T * made.factor
 
     a = spectrum(moved, points)
     b = spectrum(still, points * still.tilt(np.array([1.5, -2.0])))
@@ -152,7 +152,7 @@ def test_phase_ripple_is_the_derivative_of_the_field() -> None:
     made.show_slm(np.random.default_rng(0).integers(0, 256, (N, N)).astype(np.uint8))
     sampler = made._sampler((0, 544, 0, 544))
     field, ripple = made._slm_field(made.clock.now() + 50, 1e-3, (0, 544, 0, 544), sampler)
-    phase = made._delivered_phase(made._slm.gray)
+    phase = made._delivered_phase(made._slm.latest)
     exact = made._to_transform(np.exp(1.02j * phase).astype(np.complex64), sampler)
     assert ripple is not None
     assert np.abs(field + 0.02 * ripple - exact).max() / np.abs(exact).max() < 0.01
@@ -163,7 +163,7 @@ def test_large_steps_settle_more_slowly() -> None:
     made = world(slm_rise_s=0.044, slm_rise_slowing=0.5)
     pattern = np.zeros((N, N), np.uint8)
     pattern[:, : N // 2], pattern[:, N // 2 :] = 25, 250
-    before = made._delivered_phase(made._slm.gray).astype(float)
+    before = made._delivered_phase(made._slm.latest).astype(float)
     after = made._delivered_phase(pattern).astype(float)
     made.show_slm(pattern)
     sampler = made._sampler((0, 544, 0, 544))

@@ -121,14 +121,19 @@ def test_noise_is_a_function_of_seed_and_exposure_number() -> None:
     assert (frames[0][0] != frames[0][1]).any()
 
 
-def test_photons_set_the_variance() -> None:
-    """Shot noise: variance of the difference of two frames is twice the mean number of electrons."""
-    effects = dataclasses.replace(QUIET, shot_noise=True, full_well_e=65535, flux_e_per_s=2e6)
+@pytest.mark.parametrize("flux", [1.2e4, 2e6])
+@pytest.mark.parametrize("read_noise", [0.0, 1.0, 3.0])
+def test_photons_set_the_variance(flux: float, read_noise: float) -> None:
+    """Shot noise: the variance between frames is the mean number of electrons, plus the read noise's."""
+    effects = dataclasses.replace(
+        QUIET, shot_noise=True, full_well_e=65535 - 1000, flux_e_per_s=flux, read_noise_e=read_noise, offset_counts=1000
+    )
     simulated = world(effects)
     simulated.show_input(np.full((96, 96), 255, np.uint8))
-    a, b = (simulated.expose(1e-3).astype(float) for _ in range(2))
-    lit = a > 0.5 * a.max()
-    assert ((a - b)[lit].var() / 2) == pytest.approx(a[lit].mean(), rel=0.1)
+    frames = np.stack([simulated.expose(1e-3).astype(float) - 1000 for _ in range(8)])
+    lit = frames.mean(0) > 0.8 * np.median(frames.mean(0)[150:160, 160:170])
+    variance, mean = frames[:, lit].var(0, ddof=1).mean(), frames[:, lit].mean()
+    assert variance == pytest.approx(mean + read_noise**2 + 1 / 12, rel=0.1)
 
 
 def test_saturation_clips_at_full_scale() -> None:
