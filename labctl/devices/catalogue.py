@@ -1,7 +1,7 @@
 """From a driver's name in a bench file to the class that drives the device.
 
-``simulated``; labctl's own (`BUILT_IN`); ``slmsuite:module.Class``; ``package.module:Class``; or a name that an
-installed package registers under the entry point group ``labctl.drivers``.
+``simulated``; labctl's own (`BUILT_IN`); ``slmsuite:module.Class``; ``pymeasure:module.Class``;
+``package.module:Class``; or a name that an installed package registers under the entry point group ``labctl.drivers``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def driver_class(driver: str, *, role: str) -> type[Any]:
         except Exception as error:
             raise ConfigError(f"{role}.driver: '{driver}' is registered but cannot be imported: {error}") from error
     package, _, name = driver.partition(":")
-    if package == "slmsuite":
+    if package == "pymeasure":
+        module, _, name = name.rpartition(".")
+        package = f"pymeasure.instruments.{module}".rstrip(".")
+    elif package == "slmsuite":
         module, _, name = name.rpartition(".")
         package = f"{SLMSUITE_PACKAGES['camera' if role == 'camera' else 'slm']}.{module}"
     try:
