@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame
 from labctl.bench.records import CalibrationRecord
+from labctl.bench.soundness import Soundness
 from labctl.clock import Clock
-from labctl.devices.contract import Instrument, Panel, Sensor
+from labctl.devices.contract import Instrument, Panel, RawFrame, Sensor
+from labctl.devices.faults.trouble import Injected
 from labctl.errors import DeviceError, LabctlError
 
 log = logging.getLogger(__name__)
 Gray = NDArray[np.unsignedinteger[Any]]
+EARLY_FRAMES = 64
+"""Frames from before the patterns had settled that are passed over in one capture."""
 
 
 def token(pattern: Gray | None) -> str:
@@ -34,7 +38,12 @@ class Bench:
     """Opened devices. Made by `labctl.bench.open_bench`; used by one thread; closed with `close`.
 
     A frame counts only if its exposure started after both patterns had settled: `capture` waits for that on the
-    bench's clock, and refuses a frame that says otherwise.
+    bench's clock, and passes over a frame that says otherwise.
+
+    Attributes
+    ----------
+    injected : sequence of Injected
+        Faults that a rehearsal did to the devices; empty unless the bench file plans some.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class Bench:
         clock: Clock,
         blank_on_close: bool = True,
         laser_off_on_close: bool = True,
+        injected: Sequence[Injected] = (),
     ) -> None:
         self.facts = facts
         self.clock = clock
@@ -57,7 +67,9 @@ class Bench:
         self._shown: dict[str, str] = {"slm": "", "input": ""}
         self._settled_at = clock.now()
         self._captured = 0
+        self._soundness = Soundness(camera.shape)
         self._closed = False
+        self.injected = injected
 
     @property
     def devices(self) -> dict[str, str]:
@@ -112,22 +124,24 @@ class Bench:
         Raises
         ------
         DeviceError
-            If the camera fails, times out, or gives frames that started too early.
+            If the camera fails, times out, or gives a frame of another shape or of pixels that are no counts; or if
+            `EARLY_FRAMES` in a row started too early or had been given before.
         """
         exposure = self.facts.exposure_s if exposure_s is None else exposure_s
         self.clock.sleep(self._settled_at - self.clock.now())
         settled_at = self._settled_at
-        for _ in range(8):
-            raw = self._guard("camera", lambda: self._camera.grab(exposure))
-            if raw.started >= settled_at - 1e-9:
+        for _ in range(EARLY_FRAMES):
+            raw: RawFrame = self._guard("camera", lambda: self._camera.grab(exposure))
+            if self._soundness.is_new(raw) and raw.started >= settled_at - 1e-9:
                 break
-            log.debug("camera: dropped a frame that started %.6f s too early", settled_at - raw.started)
+            log.debug("camera: passed over a frame that started %.6f s too early", settled_at - raw.started)
         else:
             raise DeviceError(
-                "camera: eight frames in a row started before the patterns had settled: "
+                f"camera: {EARLY_FRAMES} frames in a row started before the patterns had settled, or were old ones: "
                 "check settle_ms and the trigger mode in the bench file",
                 device="camera",
             )
+        self._soundness.check(raw)
         frame = Frame(
             data=raw.data,
             number=self._captured,
@@ -148,15 +162,23 @@ class Bench:
         The camera answers to ``camera``: ``window`` takes (first row, end row, first column, end column) or None.
         """
         if instrument == "camera" and setting == "window":
-            self._guard("camera", lambda: self._camera.set_window(value))
+            self._soundness.shape = None  # unknown, should the camera fail half way
+            rows = self._guard("camera", lambda: self._camera.set_window(value))
+            self._soundness.shape = (rows[1] - rows[0], rows[3] - rows[2])
             return
         name, device = self._instrument(instrument)
         self._guard(name, lambda: device.set(setting, value))
 
     def read(self, instrument: str, setting: str) -> Any:
-        """Read a setting of an instrument, given by name or by role."""
+        """Read a setting of an instrument, given by name or by role.
+
+        Raises
+        ------
+        DeviceError
+            If the instrument fails, or answers with what cannot be a reading.
+        """
         name, device = self._instrument(instrument)
-        return self._guard(name, lambda: device.read(setting))
+        return self._soundness.reading(name, setting, self._guard(name, lambda: device.read(setting)))
 
     def make_safe(self) -> list[str]:
         """Laser off, shutter closed, SLM and input blank. Tries everything; returns what failed, one line each."""

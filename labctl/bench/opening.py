@@ -9,7 +9,7 @@ from typing import Any
 from labctl.bench.bench import Bench
 from labctl.bench.facts import BenchFacts
 from labctl.bench.records import load_records
-from labctl.clock import Clock, DrivenClock, RealClock
+from labctl.clock import Clock, DrivenClock, RealClock, ScaledClock
 from labctl.config.schema import BenchConfig
 from labctl.devices.contract import Instrument
 from labctl.errors import ConfigError, DeviceError
@@ -41,6 +41,7 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
     """
     from labctl.devices.adapter import SlmsuitePanel, SlmsuiteSensor  # slmsuite takes a second to import
     from labctl.devices.catalogue import construct, driver_class
+    from labctl.devices.faults import FaultPlan, Rehearsal
 
     if config.input is None:
         raise ConfigError(f"bench '{config.bench.name}': a bench without [input] cannot show images yet: add one")
@@ -49,7 +50,14 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
     sections = {"slm": config.slm, "input": config.input, "camera": config.camera}
     virtual = config.simulation is None or config.simulation.clock == "virtual"
     every_simulated = all(section.driver == SIMULATED for section in sections.values())
-    clock = clock or (DrivenClock() if every_simulated and virtual else RealClock())
+    speed = 1.0 if config.simulation is None else config.simulation.speed
+    if speed != 1.0 and not every_simulated:
+        raise ConfigError(
+            f"bench '{config.bench.name}': simulation.speed is for benches that are simulated in full: leave it out"
+        )
+    clock = clock or (
+        DrivenClock() if every_simulated and virtual else RealClock() if speed == 1.0 else ScaledClock(speed)
+    )
     world = _world(config, clock) if config.simulated else None
     opened: list[Any] = []
     instruments: dict[str, Instrument] = {}
@@ -97,13 +105,17 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
         simulated=config.simulated,
         digest=config.digest(),
     )
+    rehearsal = Rehearsal(config.faults or FaultPlan(), clock)
+    armed = bool(rehearsal.plan.plan)
+    rehearsal.announce(real=config.real)
     return Bench(
         facts,
-        slm=slm,
-        input=panel,
-        camera=camera,
-        instruments=instruments,
+        slm=rehearsal.inject(slm, "slm") if armed else slm,
+        input=rehearsal.inject(panel, "input") if armed else panel,
+        camera=rehearsal.inject(camera, "camera") if armed else camera,
+        instruments={name: rehearsal.inject(device, name) if armed else device for name, device in instruments.items()},
         clock=clock,
+        injected=rehearsal.injected,
         blank_on_close=config.safety.blank_on_close,
         laser_off_on_close=config.safety.laser_off_on_close,
     )
@@ -150,10 +162,8 @@ def _simulated(name: str, options: Mapping[str, Any], world: Any, config: BenchC
     from labctl.simulation.devices import SimulatedCamera, SimulatedInput, SimulatedSLM
 
     fronts: dict[str, type[Any]] = {"slm": SimulatedSLM, "input": SimulatedInput, "camera": SimulatedCamera}
-    return construct(
-        fronts[name], _options(name, options), role=name,
-        offered={"world": world, "wav_um": config.optics.wavelength_nm * 1e-3},
-    )  # fmt: skip
+    offered = {"world": world, "wav_um": config.optics.wavelength_nm * 1e-3, "trigger": config.camera.trigger}
+    return construct(fronts[name], _options(name, options), role=name, offered=offered)
 
 
 def _instrument(name: str, section: Any, world: Any) -> Instrument:
