@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
-from scipy.fft import next_fast_len
+from scipy.fft import fft, fft2, ifft2, ifftshift, next_fast_len
 from scipy.special import i0
 
 from labctl.optics.geometry import Geometry
@@ -18,6 +19,7 @@ from labctl.simulation.effects import Truth
 Float = NDArray[np.float32]
 Complex = NDArray[np.complex64]
 Window = tuple[int, int, int, int]
+WORKERS = min(8, os.cpu_count() or 1)
 OVERSAMPLING = 1.25
 """Fine grid of the non-uniform FFT, relative to the SLM's pixels."""
 KERNEL_WIDTH = 8
@@ -83,6 +85,13 @@ class Spreading:
         r0, r1, c0, c1 = box
         return (matrix @ amplitude[r0:r1, c0:c1].ravel()).reshape(self.shape), first, end
 
+    def transform(self, box: Complex, first: int, end: int) -> Complex:
+        """Rows ``first ... end`` of the grid, times `ramp`, to the SLM's pixels [column, row]; `factor` comes after."""
+        columns, rows = self.factor.shape
+        lines = np.zeros((columns, self.shape[0]), np.complex64)
+        lines[:, first:end] = fft(box, n=self.lengths[1], axis=1, workers=WORKERS)[:, :columns].T
+        return np.asarray(fft(lines, n=self.lengths[0], axis=1, workers=WORKERS)[:, :rows])
+
     @cached_property
     def _boxes(self) -> dict[Window, tuple[scipy.sparse.csr_matrix, int, int]]:
         return {}
@@ -138,6 +147,31 @@ class Spreading:
         )
 
 
+def phasor(phase: Float) -> Complex:
+    """exp(i phase)."""
+    field = np.empty(phase.shape, np.complex64)
+    field.real, field.imag = np.cos(phase), np.sin(phase)
+    return field
+
+
+def transfer_function(field: Complex) -> Complex:
+    """Optical transfer function of a field [row, column] in the Fourier plane, on twice its band.
+
+    The transform of the squared response (Goodman, *Introduction to Fourier Optics*, section 6.3), normalised to the
+    mean transmission at zero frequency, which is the first element.
+    """
+    rows, columns = field.shape
+    response = fft2(field, s=(2 * rows, 2 * columns), workers=WORKERS)
+    transfer = fft2(response.real**2 + response.imag**2, workers=WORKERS)
+    return np.asarray(transfer * (float((np.abs(field) ** 2).mean()) / transfer[0, 0].real), np.complex64)
+
+
+def shift_invariant(spectrum: Complex, transfer: Complex) -> Float:
+    """Intensity of the camera plane [row, column], inverted by the lens, from the spectrum of squared amplitudes."""
+    count = transfer.size
+    return np.asarray(ifft2(ifftshift(spectrum).conj() * transfer, workers=WORKERS).real * count, np.float32)
+
+
 def _lit_box(amplitude: Float) -> Window:
     """Rows and columns (first, end, first, end) outside which the panel is black, widened to whole blocks."""
     box = []
@@ -157,6 +191,8 @@ class Sampler:
     ramp: Complex
     affine: NDArray[np.float64]
     size: tuple[int, int]
+    low: tuple[int, int]
+    """Where the part of the oversampled camera plane begins that the window needs."""
 
     @staticmethod
     def build(window: Window, geometry: Geometry, truth: Truth) -> Sampler:
@@ -179,8 +215,13 @@ class Sampler:
         ramp = (ramps[1][:, None] * ramps[0][None]).astype(np.complex64)
         return Sampler(
             int(size[0]), int(size[1]), ramp, affine,
-            (window[1] - window[0], window[3] - window[2]),
+            (window[1] - window[0], window[3] - window[2]), (int(low[0]), int(low[1])),
         )  # fmt: skip
+
+    def cut(self, plane: Float) -> Float:
+        """The part that the window needs of a whole oversampled camera plane, whose origin is its first element."""
+        rows, columns = (np.arange(self.low[i], self.low[i] + n) for i, n in ((0, self.rows), (1, self.columns)))
+        return plane.take(rows, axis=0, mode="wrap").take(columns, axis=1, mode="wrap")
 
     def __call__(self, power: Float) -> Float:
         # OpenCV counts (x, y)

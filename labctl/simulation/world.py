@@ -11,8 +11,8 @@ Noise is a function of the seed and the exposure's number, not of what ran befor
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cached_property
 
 import cv2
@@ -22,13 +22,24 @@ from scipy.fft import fft
 from scipy.ndimage import gaussian_filter
 
 from labctl.clock import Clock
-from labctl.optics.geometry import Geometry
+from labctl.optics.geometry import Geometry, Plane
 from labctl.optics.zernike import zernike
 from labctl.simulation.effects import Effects, Truth
 from labctl.simulation.history import History, steady
-from labctl.simulation.transforms import Complex, Float, Sampler, Spreading, Window, camera_to_metres, rotation
+from labctl.simulation.transforms import (
+    WORKERS,
+    Complex,
+    Float,
+    Sampler,
+    Spreading,
+    Window,
+    camera_to_metres,
+    phasor,
+    rotation,
+    shift_invariant,
+    transfer_function,
+)
 
-WORKERS = min(8, os.cpu_count() or 1)
 LN9 = float(np.log(9.0))
 """10-90 % time of an exponential, in time constants."""
 OFFSET_PERIOD_S = 1800.0
@@ -76,6 +87,7 @@ class World:
         self._exposures = 0
         self._fields: OrderedDict[tuple[int, Window], tuple[Complex, Complex | None]] = OrderedDict()
         self._samplers: dict[Window, Sampler] = {}
+        self._transfer: dict[int, Complex] = {}
 
     # what the devices' fronts may do
 
@@ -166,6 +178,8 @@ class World:
     # light
 
     def _intensity(self, start: float, exposure_s: float, window: Window, noise: np.random.Generator) -> Float:
+        if not self._geometry.coherent:
+            return self._incoherent_intensity(start, exposure_s, window)
         effects, sampler, spread = self._effects, self._sampler(window), self._spreading
         field, ripple = self._slm_field(start, exposure_s, window, sampler)
         wander = noise.standard_normal(3)
@@ -177,10 +191,8 @@ class World:
         if effects.pointing_jitter_px:
             box *= spread.tilt(wander[1:] * effects.pointing_jitter_px)[first:end]
         rows, columns = self._geometry.slm.shape
+        spectrum = spread.transform(box, first, end)
         # each transform runs along the contiguous axis, and only over the rows that the next step needs
-        lines = np.zeros((columns, spread.shape[0]), np.complex64)
-        lines[:, first:end] = fft(box, n=spread.lengths[1], axis=1, workers=WORKERS)[:, :columns].T
-        spectrum = fft(lines, n=spread.lengths[0], axis=1, workers=WORKERS)[:, :rows]
         behind = self._behind
         np.multiply(spectrum, field, out=behind[:, :rows])
         behind[:, rows:] = 0
@@ -189,6 +201,32 @@ class World:
         camera = np.ascontiguousarray(camera[:, : sampler.columns])
         parts = camera.view(np.float32).reshape(*camera.shape, 2)
         return sampler(np.einsum("yxk,yxk->yx", parts, parts))
+
+    def _incoherent_intensity(self, start: float, exposure_s: float, window: Window) -> Float:
+        """Every point of the input for itself: squared amplitudes, convolved with the squared response of the bench.
+
+        The tilt of the beam moves nothing here, and the ripple of the phase is left out.
+        """
+        sampler, spread = self._sampler(window), self._incoherent_spreading
+        serial, settled = self._state_of_crystal(start, exposure_s)
+        transfer = self._transfer.get(serial) if settled else None
+        if transfer is None:
+            zero = self._effects.slm_zero_order
+            field = np.float32((1 - zero) ** 0.5) * phasor(self._phase_now(start, exposure_s)) + np.float32(zero**0.5)
+            transfer = transfer_function(field * self._pupil)
+            self._transfer.clear()
+            if settled:
+                self._transfer[serial] = transfer
+        points, first, end = spread.spread(self._input_amplitude(self._input.at(start).state) ** 2)
+        spectrum = spread.transform(points[first:end] * spread.ramp[first:end], first, end) * spread.factor
+        return sampler(sampler.cut(shift_invariant(spectrum.T, transfer)))
+
+    @cached_property
+    def _incoherent_spreading(self) -> Spreading:
+        """As `_spreading`, on twice the band: intensity has twice the frequencies of the field."""
+        plane = self._geometry.slm
+        twice = replace(self._geometry, slm=Plane((2 * plane.shape[0], 2 * plane.shape[1]), plane.pitch))
+        return Spreading.build(*self._panel_pixels(), twice, (0.5, 0.5))
 
     @cached_property
     def _behind(self) -> Complex:
@@ -217,6 +255,10 @@ class World:
     @cached_property
     def _spreading(self) -> Spreading:
         """The input panel's pixels, at their true places in the SLM's frame, on the fine grid."""
+        return Spreading.build(*self._panel_pixels(), self._geometry, self._truth.fourier_shift)
+
+    def _panel_pixels(self) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """Where the panel's lit pixels are in the SLM's frame (y, x), m, and which (row, column) they are."""
         geometry, truth = self._geometry, self._truth
         turn = truth.input_rotation - truth.fourier_rotation
         affine = truth.input_scale / truth.fourier_scale * rotation(turn)
@@ -225,7 +267,7 @@ class World:
         pixels = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij"), -1)
         place = pixels.reshape(-1, 2) - geometry.input.centre + np.asarray(truth.input_shift)
         metres = (place * geometry.input.pitch) @ affine.T
-        return Spreading.build(metres, pixels.reshape(-1, 2), geometry, truth.fourier_shift)
+        return metres, pixels.reshape(-1, 2)
 
     def _slm_field(
         self, start: float, exposure_s: float, window: Window, sampler: Sampler
@@ -237,31 +279,40 @@ class World:
         field, ripple : complex64 arrays [column, row]
             The second is the field's derivative by the relative ripple of the phase; None without flicker.
         """
-        effects, shown = self._effects, self._slm.at(start)
-        left, tau = 0.0, effects.slm_rise_s / LN9
-        since = start + exposure_s / 2 - shown.since
-        if tau > 0:
-            left = float(np.exp(-since / (tau * (1 + effects.slm_rise_slowing))))
-        key = (shown.serial, window)
-        if left < 1e-3 and key in self._fields:
+        effects = self._effects
+        serial, settled = self._state_of_crystal(start, exposure_s)
+        key = (serial, window)
+        if settled and key in self._fields:
             self._fields.move_to_end(key)
             return self._fields[key]
-        phase = self._delivered_phase(shown.state)
-        if left >= 1e-3:
-            step = self._delivered_phase(shown.before) - phase
-            slow = tau * (1 + np.float32(effects.slm_rise_slowing / (2 * np.pi)) * np.abs(step))
-            phase = phase + np.exp(np.float32(-max(since, 0.0)) / slow) * step
+        phase = self._phase_now(start, exposure_s)
         zero = effects.slm_zero_order
-        field = np.empty(phase.shape, np.complex64)
-        field.real, field.imag = np.cos(phase), np.sin(phase)
-        field *= np.float32((1 - zero) ** 0.5)
+        field = np.float32((1 - zero) ** 0.5) * phasor(phase)
         ripple = self._to_transform(1j * phase * field, sampler) if effects.slm_flicker else None
         field = self._to_transform(field + np.float32(zero**0.5), sampler)
-        if left < 1e-3:
+        if settled:
             self._fields[key] = field, ripple
             while len(self._fields) > 6:
                 self._fields.popitem(last=False)
         return field, ripple
+
+    def _state_of_crystal(self, start: float, exposure_s: float) -> tuple[int, bool]:
+        """Which pattern is on the SLM in the middle of an exposure, and whether it has settled to a thousandth."""
+        shown, effects = self._slm.at(start), self._effects
+        slowest = effects.slm_rise_s / LN9 * (1 + effects.slm_rise_slowing)
+        since = start + exposure_s / 2 - shown.since
+        return shown.serial, slowest <= 0 or np.exp(-since / slowest) < 1e-3
+
+    def _phase_now(self, start: float, exposure_s: float) -> Float:
+        """Delivered phase (rad) in the middle of an exposure: what is shown, and what is left of the pattern before."""
+        shown, effects = self._slm.at(start), self._effects
+        phase = self._delivered_phase(shown.state)
+        if self._state_of_crystal(start, exposure_s)[1]:
+            return phase
+        since = max(start + exposure_s / 2 - shown.since, 0.0)
+        step = self._delivered_phase(shown.before) - phase
+        tau = effects.slm_rise_s / LN9 * (1 + np.float32(effects.slm_rise_slowing / (2 * np.pi)) * np.abs(step))
+        return np.asarray(phase + np.exp(np.float32(-since) / tau) * step, np.float32)
 
     def _to_transform(self, field: Complex, sampler: Sampler) -> Complex:
         """The field behind the SLM with all that is the same for every image, [column, row] as the transforms run."""

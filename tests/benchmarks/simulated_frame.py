@@ -20,7 +20,8 @@ import scipy.fft
 from labctl.clock import DrivenClock
 from labctl.optics.geometry import Geometry, Plane
 from labctl.simulation.effects import PRESETS
-from labctl.simulation.world import WORKERS, World
+from labctl.simulation.transforms import WORKERS
+from labctl.simulation.world import World
 
 
 def median_ms(call: Callable[[], object], repeats: int = 25) -> float:
