@@ -31,6 +31,10 @@ class DeviceError(LabctlError):
         self.device = device
 
 
+class SafetyError(LabctlError):
+    """An interlock of the bench file forbids this, or has tripped. No device has failed, and no retry helps."""
+
+
 class CalibrationError(LabctlError):
     """A calibration is missing, or a measurement is too poor to be one."""
 

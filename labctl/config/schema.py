@@ -45,6 +45,12 @@ class DeviceSection(Section):
     driver: Driver
     options: dict[str, Any] = {}
 
+    @property
+    def simulated(self) -> bool:
+        """Whether it is a simulated device, or a real driver in front of one."""
+        where = self.options.get("port", self.options.get("resource", ""))
+        return self.driver == "simulated" or (isinstance(where, str) and where.startswith("simulated:"))
+
 
 class SlmSection(DeviceSection):
     """The Fourier plane."""
@@ -94,9 +100,42 @@ class SimulationSection(Section):
         return self
 
 
+Reaction = Literal["warn", "abort", "laser-off"]
+
+
+class SaturationSection(Section):
+    """What happens after `frames` frames in a row with at least `pixels` saturated pixels each."""
+
+    pixels: Annotated[int, Field(ge=1)]
+    frames: Annotated[int, Field(ge=1)] = 1
+    reaction: Reaction = "abort"
+
+
+class PowerLossSection(Section):
+    """What happens when a power meter reads too little while laser and shutter were told to let light out."""
+
+    meter: str
+    setting: str = "power"
+    below: PositiveFloat
+    every_s: NonNegative = 1.0
+    reaction: Reaction = "abort"
+
+
 class SafetySection(Section):
+    """Limits, interlocks and the safe state."""
+
     blank_on_close: bool = True
     laser_off_on_close: bool = True
+    guardian: bool = True
+    """Whether a process of its own makes laser and shutter safe should labctl be killed; real instruments only."""
+    max_laser_power: PositiveFloat | None = None
+    """In the unit of the laser's `laser_power_setting`."""
+    laser_power_setting: str = "power"
+    max_exposure_ms: PositiveFloat | None = None
+    saturation: SaturationSection | None = None
+    power_loss: PowerLossSection | None = None
+    safe_state: dict[str, dict[str, bool | int | float | str]] = {}
+    """Instrument -> setting -> value, set in this order before what its driver does to be safe."""
 
 
 class BenchConfig(Section):
@@ -128,6 +167,25 @@ class BenchConfig(Section):
             self.faults.check_devices(kinds | dict.fromkeys(self.instruments, "instrument"))
         return self
 
+    @model_validator(mode="after")
+    def _safety_is_of_its_instruments(self) -> Self:
+        safety = self.safety
+        named = [("safe_state", name) for name in safety.safe_state]
+        if safety.power_loss is not None:
+            named.append(("power_loss.meter", safety.power_loss.meter))
+        for key, name in named:
+            if name not in self.instruments:
+                there = f"there are {', '.join(self.instruments)}" if self.instruments else "there are none"
+                raise ValueError(f"safety.{key}: there is no instrument '{name}': {there}")
+        if safety.max_laser_power is not None and all(part.role != "laser" for part in self.instruments.values()):
+            raise ValueError("safety.max_laser_power limits nothing: no instrument has the role laser")
+        if safety.max_exposure_ms is not None and self.camera.exposure_ms > safety.max_exposure_ms:
+            raise ValueError(
+                f"camera.exposure_ms = {self.camera.exposure_ms:g} is above "
+                f"safety.max_exposure_ms = {safety.max_exposure_ms:g}"
+            )
+        return self
+
     @property
     def path(self) -> Path | None:
         """The file it was read from."""
@@ -136,12 +194,12 @@ class BenchConfig(Section):
     @property
     def simulated(self) -> bool:
         """Whether any device of the bench is simulated."""
-        return any(section.driver == "simulated" for section in self._devices())
+        return any(section.simulated for section in self._devices())
 
     @property
     def real(self) -> bool:
         """Whether any device of the bench is not simulated: someone has to agree before it is used."""
-        return any(section.driver != "simulated" for section in self._devices())
+        return any(not section.simulated for section in self._devices())
 
     def _devices(self) -> list[DeviceSection]:
         panels = [self.slm] if self.input is None else [self.slm, self.input]
