@@ -74,23 +74,29 @@ class Pipe(QObject):
             os.write(self._out, line.encode() + b"\n")
 
     def _read(self) -> None:
-        rest = b""
         # os.read, not a buffered reader: an interpreter that ends cannot take the latter's lock from this thread
-        while True:
-            try:
-                more = os.read(0, 65536)
-            except OSError:
-                more = b""
-            if not more:
-                self.ended.emit()
-                return
-            *lines, rest = (rest + more).split(b"\n")
-            for line in lines:
-                message = json.loads(line)
-                if message["do"] == "ping":
-                    self.say("pong", n=message["n"], at_ns=time.perf_counter_ns())
-                else:
-                    self.arrived.emit(line.decode())
+        with contextlib.suppress(RuntimeError):  # Qt's side of the signals may have ended first
+            rest = b""
+            while more := _some():
+                *lines, rest = (rest + more).split(b"\n")
+                for line in lines:
+                    self._pass_on(line)
+            self.ended.emit()
+
+    def _pass_on(self, line: bytes) -> None:
+        message = json.loads(line)
+        if message["do"] == "ping":
+            self.say("pong", n=message["n"], at_ns=time.perf_counter_ns())
+        else:
+            self.arrived.emit(line.decode())
+
+
+def _some() -> bytes:
+    """What has come in; nothing once the parent has closed its end."""
+    try:
+        return os.read(0, 65536)
+    except OSError:
+        return b""
 
 
 class PatternWindow(QWindow):
