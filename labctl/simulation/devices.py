@@ -144,6 +144,16 @@ class SimulatedCamera(Camera):
     def close(self) -> None:
         """Nothing to release."""
 
+    def flush(self, timeout_s: float = 1) -> None:
+        """Let go of every frame that has begun: the next one that is handed out begins after this call."""
+        if not self._free_run:
+            super().flush(timeout_s)
+            return
+        now = self._world.clock.now()
+        self._next = max(self._next, int((now - self._streaming_since) // self._beat_s))
+        while self._start_of(self._next) < now:
+            self._next += 1
+
     def _get_exposure_hw(self) -> float:
         return self._exposure
 
