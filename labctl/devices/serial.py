@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.devices.instruments.dialogue import Garbled, TableInstrument, given_link, table_options
+from labctl.devices.instruments.dialogue import TableInstrument, given_link, table_options
 from labctl.devices.instruments.table import CommandTable
 from labctl.errors import ConfigError, DeviceError
 
@@ -66,12 +66,9 @@ class SerialLink:
         raw: bytes = self._port.read_until(self._end, LONGEST_LINE)
         if not raw.endswith(self._end):
             if len(raw) >= LONGEST_LINE:
-                raise Garbled(f"{LONGEST_LINE} characters without an end")
+                raise TimeoutError(f"{LONGEST_LINE} characters without an end")
             raise TimeoutError(repr(raw) if raw else "")
-        try:
-            return raw[: -len(self._end)].decode("ascii")
-        except UnicodeDecodeError as error:
-            raise Garbled(repr(raw)) from error
+        return raw[: -len(self._end)].decode("ascii")
 
     def pending(self) -> bool:
         """Whether unread characters have come in."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.devices.instruments.dialogue import Garbled, TableInstrument, given_link, table_options
+from labctl.devices.instruments.dialogue import TableInstrument, given_link, table_options
 from labctl.devices.instruments.table import CommandTable
 from labctl.devices.serial import check_line
 from labctl.errors import DeviceError
@@ -63,11 +63,8 @@ class VisaLink:
 
     def read(self) -> str:
         """The next line."""
-        try:
-            with self._errors():
-                return str(self._resource.read(encoding="ascii"))
-        except UnicodeDecodeError as error:
-            raise Garbled(repr(bytes(error.object))) from error
+        with self._errors():
+            return str(self._resource.read(encoding="ascii"))
 
     def pending(self) -> bool:
         """Whether unread characters have come in; only serial resources can tell."""

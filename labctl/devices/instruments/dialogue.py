@@ -21,10 +21,6 @@ LATE_LINES = 16
 """Late lines that are read past on the way back into step."""
 
 
-class Garbled(ValueError):
-    """What came in is no line of text; ``str()`` shows it."""
-
-
 @runtime_checkable
 class Link(Protocol):
     """A line to an instrument, one command or answer at a time. `OSError` where the line is dead."""
@@ -42,7 +38,7 @@ class Link(Protocol):
         ------
         TimeoutError
             If none came in time; the message shows what did come.
-        Garbled
+        UnicodeDecodeError
             If it is not ASCII.
         """
         ...
@@ -193,8 +189,8 @@ class TableInstrument:
             except TimeoutError as error:
                 self._stale = True
                 problem = f"did not answer '{command}' in time{_came(str(error))}"
-            except Garbled as error:
-                problem = f"answered {error} to '{command}', which is not text"
+            except UnicodeDecodeError as error:
+                problem = f"answered {bytes(error.object)!r} to '{command}', which is not text"
             except ValueError as error:
                 problem = f"answered {answer!r} to '{command}', where {error} was expected"
             except OSError as error:
@@ -221,7 +217,7 @@ class TableInstrument:
         for _ in range(LATE_LINES):
             try:
                 answer = self._link.read()
-            except Garbled:
+            except UnicodeDecodeError:
                 continue
             except TimeoutError:
                 return
