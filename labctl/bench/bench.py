@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame
+from labctl.bench.guardian import Guardian
+from labctl.bench.interlocks import LIGHTS, Interlocks
 from labctl.bench.records import CalibrationRecord
 from labctl.bench.soundness import Soundness
 from labctl.clock import Clock
+from labctl.config.schema import SafetySection
 from labctl.devices.contract import Instrument, Panel, RawFrame, Sensor
 from labctl.devices.faults.trouble import Injected
-from labctl.errors import DeviceError, LabctlError
+from labctl.errors import DeviceError, LabctlError, SafetyError
 
 log = logging.getLogger(__name__)
 Gray = NDArray[np.unsignedinteger[Any]]
@@ -57,6 +60,8 @@ class Bench:
         clock: Clock,
         blank_on_close: bool = True,
         laser_off_on_close: bool = True,
+        interlocks: Interlocks | None = None,
+        guardian: Guardian | None = None,
         injected: Sequence[Injected] = (),
     ) -> None:
         self.facts = facts
@@ -69,6 +74,11 @@ class Bench:
         self._captured = 0
         self._soundness = Soundness(camera.shape)
         self._closed = False
+        full_scale = 2**facts.camera_bitdepth - 1
+        self._interlocks = interlocks or Interlocks(
+            SafetySection(), roles=facts.instruments, full_scale=full_scale, clock=clock
+        )
+        self._guardian = guardian
         self.injected = injected
 
     @property
@@ -126,8 +136,11 @@ class Bench:
         DeviceError
             If the camera fails, times out, or gives a frame of another shape or of pixels that are no counts; or if
             `EARLY_FRAMES` in a row started too early or had been given before.
+        SafetyError
+            If the exposure is longer than the bench file allows, or an interlock trips.
         """
         exposure = self.facts.exposure_s if exposure_s is None else exposure_s
+        self._interlocks.allow_exposure(exposure)
         self.clock.sleep(self._settled_at - self.clock.now())
         settled_at = self._settled_at
         for _ in range(EARLY_FRAMES):
@@ -154,12 +167,20 @@ class Bench:
             tag=dict(tag or {}),
         )
         self._captured += 1
+        self._judge(raw)
         return frame
 
     def set(self, instrument: str, setting: str, value: Any) -> None:
         """Change a setting of an instrument, given by name or by role.
 
         The camera answers to ``camera``: ``window`` takes (first row, end row, first column, end column) or None.
+
+        Raises
+        ------
+        DeviceError
+            If the device fails, or the value is outside the limits of the bench file.
+        SafetyError
+            If an interlock has switched the light off.
         """
         if instrument == "camera" and setting == "window":
             self._soundness.shape = None  # unknown, should the camera fail half way
@@ -167,7 +188,9 @@ class Bench:
             self._soundness.shape = (rows[1] - rows[0], rows[3] - rows[2])
             return
         name, device = self._instrument(instrument)
+        self._interlocks.allow_setting(name, setting, value)
         self._guard(name, lambda: device.set(setting, value))
+        self._interlocks.was_set(name, setting, value)
 
     def read(self, instrument: str, setting: str) -> Any:
         """Read a setting of an instrument, given by name or by role.
@@ -189,6 +212,7 @@ class Bench:
             except Exception as error:  # a dead device must not keep the others from being made safe
                 failures.append(f"{what}: {error}")
                 log.warning("making the bench safe, %s: %s", what, error)
+        self._interlocks.was_made_safe(dark=self._laser_off_on_close)
         return failures
 
     def close(self) -> None:
@@ -196,7 +220,7 @@ class Bench:
         if self._closed:
             return
         self._closed = True
-        self.make_safe()
+        failures = self.make_safe()
         devices: list[tuple[str, Any]] = [("camera", self._camera), ("slm", self._slm)]
         if self._input is not None:
             devices.append(("input", self._input))
@@ -205,11 +229,44 @@ class Bench:
                 device.close()
             except Exception as error:
                 log.warning("closing %s: %s", name, error)
+        if self._guardian is not None:
+            if any(failure.partition(":")[0] in self._instruments for failure in failures):
+                self._guardian.take_over()
+            else:
+                self._guardian.stand_down()
+
+    def _judge(self, raw: RawFrame) -> None:
+        """Do what the interlocks say about a frame."""
+        if self._guardian is not None:
+            self._guardian.check()
+        found = self._interlocks.after_frame(raw.data, self.read)
+        if found is None:
+            return
+        reaction, why = found
+        if reaction == "warn":
+            log.warning("%s", why)
+            return
+        if reaction == "laser-off":
+            self._interlocks.trip(why)
+            failures = []
+            for name, device in self._by_danger():
+                if self.facts.instruments.get(name) in LIGHTS:
+                    try:
+                        device.make_safe()
+                    except Exception as error:  # the others must be made safe all the same
+                        failures.append(f"{name}: {error}")
+            failed = f", which FAILED: {'; '.join(failures)}" if failures else ""
+            why += f" (laser and shutter were made safe{failed})"
+        raise SafetyError(why)
+
+    def _by_danger(self) -> list[tuple[str, Instrument]]:
+        """The instruments, those first that let light out."""
+        return sorted(self._instruments.items(), key=lambda item: self.facts.instruments.get(item[0]) not in LIGHTS)
 
     def _safe_actions(self) -> list[tuple[str, Callable[[], None]]]:
         actions: list[tuple[str, Callable[[], None]]] = []
         if self._laser_off_on_close:
-            actions += [(name, device.make_safe) for name, device in self._instruments.items()]
+            actions += [(name, device.make_safe) for name, device in self._by_danger()]
         if self._blank_on_close:
             panels = [("slm", self._slm), ("input", self._input)]
             actions += [(name, panel.blank) for name, panel in panels if panel is not None]

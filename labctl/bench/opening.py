@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from labctl.bench.bench import Bench
 from labctl.bench.facts import BenchFacts
+from labctl.bench.guardian import Guardian, wards_of
+from labctl.bench.interlocks import Interlocks, refuse_strong_light
 from labctl.bench.records import load_records
 from labctl.clock import Clock, DrivenClock, RealClock, ScaledClock
-from labctl.config.schema import BenchConfig
+from labctl.config.schema import BenchConfig, InstrumentSection
 from labctl.devices.contract import Instrument
-from labctl.errors import ConfigError, DeviceError
+from labctl.errors import ConfigError
 from labctl.optics.geometry import Geometry, Plane
 
+log = logging.getLogger(__name__)
 SIMULATED = "simulated"
 SIMULATED_OPTIONS: dict[str, dict[str, Any]] = {
     "slm": {"resolution": (1024, 1024), "pitch_um": 8.0, "bitdepth": 8},
@@ -59,8 +63,11 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
         DrivenClock() if every_simulated and virtual else RealClock() if speed == 1.0 else ScaledClock(speed)
     )
     world = _world(config, clock) if config.simulated else None
+    calibrations = load_records(calibration_dir / config.bench.name) if calibration_dir else {}
     opened: list[Any] = []
     instruments: dict[str, Instrument] = {}
+    wards = wards_of(config)
+    guardian = Guardian(wards) if wards else None  # it starts while the devices open
     try:
         drivers: dict[str, Any] = {}
         for name, section in sections.items():
@@ -72,16 +79,19 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
                 drivers[name] = construct(found, section.options, role=name, offered=offered)
             opened.append(drivers[name])
         for name, instrument in config.instruments.items():
-            instruments[name] = _instrument(name, instrument, world)
+            instruments[name] = _instrument(name, instrument, world, config)
             opened.append(instruments[name])
+            if instrument.role == "laser":
+                refuse_strong_light(config.safety, name, instruments[name].read)
         slm, panel = SlmsuitePanel(drivers["slm"]), SlmsuitePanel(drivers["input"])
         camera = SlmsuiteSensor(
             drivers["camera"], clock=clock, trigger=config.camera.trigger, timeout_s=config.camera.timeout_ms / 1e3
         )
         camera.readout_s = float(_options("camera", config.camera.options).get("readout_ms", 0.0)) / 1e3
+        if guardian is not None:
+            guardian.wait_ready()
     except BaseException:
-        for device in reversed(opened):
-            device.close()
+        _give_up(opened, instruments if config.safety.laser_off_on_close else {}, guardian)
         raise
     facts = BenchFacts(
         name=config.bench.name,
@@ -101,7 +111,7 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
         input_settle_s=config.input.settle_ms * 1e-3,
         readout_s=camera.readout_s,
         instruments={name: section.role for name, section in config.instruments.items()},
-        calibrations=load_records(calibration_dir / config.bench.name) if calibration_dir else {},
+        calibrations=calibrations,
         simulated=config.simulated,
         digest=config.digest(),
     )
@@ -115,6 +125,10 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
         camera=rehearsal.inject(camera, "camera") if armed else camera,
         instruments={name: rehearsal.inject(device, name) if armed else device for name, device in instruments.items()},
         clock=clock,
+        interlocks=Interlocks(
+            config.safety, roles=facts.instruments, full_scale=2**facts.camera_bitdepth - 1, clock=clock
+        ),
+        guardian=guardian,
         injected=rehearsal.injected,
         blank_on_close=config.safety.blank_on_close,
         laser_off_on_close=config.safety.laser_off_on_close,
@@ -166,17 +180,51 @@ def _simulated(name: str, options: Mapping[str, Any], world: Any, config: BenchC
     return construct(fronts[name], _options(name, options), role=name, offered=offered)
 
 
-def _instrument(name: str, section: Any, world: Any) -> Instrument:
-    from labctl.devices.catalogue import construct, driver_class
+def _instrument(name: str, section: InstrumentSection, world: Any, config: BenchConfig) -> Instrument:
+    from labctl.devices.catalogue import construct
+    from labctl.devices.instruments.guarded import GuardedInstrument
+    from labctl.devices.instruments.opening import open_instrument
 
-    if section.driver == SIMULATED:
-        from labctl.simulation.devices import SimulatedLaser
+    limits, safety = dict(section.limits), config.safety
+    safe_state = safety.safe_state.get(name, {})
+    if section.role == "laser" and safety.max_laser_power is not None:
+        low, high = limits.get(safety.laser_power_setting, (0.0, safety.max_laser_power))
+        limits[safety.laser_power_setting] = (low, min(high, safety.max_laser_power))
+    offered: dict[str, Any] = {}
+    if section.simulated:
+        from labctl.simulation.instruments import FRONTS, Firmware, FirmwareLink
 
-        if section.role != "laser":
-            raise ConfigError(f"instruments.{name}: the simulated bench has a laser only, no {section.role}")
-        return SimulatedLaser(world)
-    role = f"instruments.{name}"
-    device = construct(driver_class(section.driver, role=role), section.options, role=role)
-    if not isinstance(device, Instrument):
-        raise DeviceError(f"instruments.{name}: {section.driver} does not follow the instrument contract", device=name)
-    return device
+        where = str(section.options.get("port", section.options.get("resource", "")))
+        role = section.role if section.driver == SIMULATED else where.partition(":")[2]
+        if role not in FRONTS:
+            raise ConfigError(f"instruments.{name}: there is no simulated {role}, only {', '.join(FRONTS)}")
+        if section.driver == SIMULATED:
+            device = construct(
+                FRONTS[role], section.options, role=f"instruments.{name}", offered={"world": world}
+            )
+            return GuardedInstrument(name, device, limits=limits, safe_state=safe_state)
+        offered["link"] = FirmwareLink(Firmware(world, role))
+    return open_instrument(
+        name, driver=section.driver, options=section.options, role=section.role,
+        limits=limits, safe_state=safe_state, offered=offered,
+    )  # fmt: skip
+
+
+def _give_up(opened: list[Any], instruments: Mapping[str, Instrument], guardian: Guardian | None) -> None:
+    """Leave what has been opened safe, and release it, whatever else fails."""
+    safe = True
+    for name, instrument in instruments.items():
+        try:
+            instrument.make_safe()
+        except Exception as error:  # the others must be made safe all the same
+            safe = False
+            log.warning("making the bench safe, %s: %s", name, error)
+    for device in reversed(opened):
+        try:
+            device.close()
+        except Exception as error:  # what failed to open is the error to report
+            log.warning("closing %s: %s", device, error)
+    if guardian is not None and safe:
+        guardian.stand_down()
+    elif guardian is not None:
+        guardian.take_over()

@@ -1,4 +1,4 @@
-"""The simulated devices: ordinary slmsuite drivers in front of one `World`, and a laser.
+"""The simulated devices: ordinary slmsuite drivers in front of one `World`.
 
 They take the time that hardware takes, on the world's clock: settling is the crystal's, exposure and read-out are the
 camera's, and a command takes effect after the device's latency.
@@ -220,37 +220,3 @@ class SimulatedCamera(Camera):
         clock.sleep(missing)
         self._next = number + 1
         return start
-
-
-class SimulatedLaser:
-    """The laser of a simulated bench.
-
-    Settings: ``enabled`` (bool), ``power`` (fraction of nominal).
-    """
-
-    def __init__(self, world: World) -> None:
-        self.name = "simulated laser"
-        self._world = world
-
-    def set(self, setting: str, value: Any) -> None:
-        """Change ``enabled`` or ``power``."""
-        if setting == "enabled":
-            self._world.set_laser(on=bool(value))
-        elif setting == "power":
-            self._world.set_laser(power=float(value))
-        else:
-            raise DeviceError(f"{self.name} has no setting '{setting}': it has enabled, power", device=self.name)
-
-    def read(self, setting: str) -> Any:
-        """Read ``enabled`` or ``power``."""
-        on, power = self._world.laser
-        if setting not in ("enabled", "power"):
-            raise DeviceError(f"{self.name} has no setting '{setting}': it has enabled, power", device=self.name)
-        return on if setting == "enabled" else power
-
-    def make_safe(self) -> None:
-        """Light off."""
-        self._world.set_laser(on=False)
-
-    def close(self) -> None:
-        """Nothing to release."""

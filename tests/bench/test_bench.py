@@ -89,7 +89,7 @@ def test_an_unknown_instrument_is_refused_with_what_to_add(small: Small) -> None
         ("pitch_um = 16.0 }", "pich_um = 16.0 }", "did you mean pitch_um"),
         ('driver = "simulated"\noptions = { resolution = [320',
          'driver = "slmsuite:basler.Basle"\noptions = { resolution = [320', "no class 'Basle': did you mean Basler"),
-        ('role = "laser"', 'role = "stage"', "a laser only"),
+        ('role = "laser"', 'role = "stage"', "no simulated stage"),
         ("[simulation]\npreset = \"typical\"\nseed = 3\n", "", r"no \[simulation\] section"),
     ],
 )  # fmt: skip
