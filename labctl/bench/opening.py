@@ -74,7 +74,7 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
             if section.driver == SIMULATED:
                 drivers[name] = _simulated(name, section.options, world, config)
             else:
-                offered = dict(drivers) if name == "camera" else {}
+                offered = dict(drivers) if name == "camera" else {"wav_um": config.optics.wavelength_nm * 1e-3}
                 found = driver_class(section.driver, role=name)
                 drivers[name] = construct(found, section.options, role=name, offered=offered)
             opened.append(drivers[name])
@@ -87,7 +87,8 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
         camera = SlmsuiteSensor(
             drivers["camera"], clock=clock, trigger=config.camera.trigger, timeout_s=config.camera.timeout_ms / 1e3
         )
-        camera.readout_s = float(_options("camera", config.camera.options).get("readout_ms", 0.0)) / 1e3
+        if config.camera.driver == SIMULATED:
+            camera.readout_s = float(_options("camera", config.camera.options)["readout_ms"]) / 1e3
         if guardian is not None:
             guardian.wait_ready()
     except BaseException:
@@ -148,7 +149,8 @@ def _world(config: BenchConfig, clock: Clock) -> Any:
     planes: dict[str, Plane] = {}
     depth: dict[str, int] = {}
     for name, section in (("slm", config.slm), ("input", config.input), ("camera", config.camera)):
-        options = _options(name, section.options if section else {})
+        # A plane whose device is real plays no part in the world; some size it has to have.
+        options = _options(name, section.options if section and section.driver == SIMULATED else {})
         width, height = options["resolution"]
         planes[name] = Plane((int(height), int(width)), (options["pitch_um"] * 1e-6,) * 2)
         depth[name] = int(options["bitdepth"])

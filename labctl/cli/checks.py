@@ -41,7 +41,7 @@ WINDOWS_ON_X = {
 #: Import name -> what it drives, and what to install.
 VENDORS = {
     "pypylon": ("Basler cameras", "pypylon"),
-    "pymmcore_plus": ("whatever Micro-Manager drives", "pymmcore-plus"),
+    "pymmcore": ("whatever Micro-Manager drives", "pymmcore"),
 }
 
 

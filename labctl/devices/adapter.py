@@ -13,8 +13,9 @@ from slmsuite.hardware.slms.slm import SLM
 
 from labctl.clock import Clock
 from labctl.devices.contract import RawFrame
-from labctl.errors import DeviceError
+from labctl.errors import DeviceError, LabctlError
 
+log = logging.getLogger(__name__)
 configure_plotting("suppress", headless=True)
 # slmsuite writes to the terminal in colours of its own: let its warnings go where labctl's go
 for _handler in list(logging.getLogger("slmsuite").handlers):
@@ -47,27 +48,74 @@ class SlmsuitePanel:
 
 
 class SlmsuiteSensor:
-    """A camera driven by any slmsuite `Camera`.
+    """A camera driven by any slmsuite `Camera`, opened on its whole sensor whatever window it was left with.
 
-    When the driver offers ``exposure_interval``, that is when the frame was exposed. Otherwise a software-triggered
-    camera is taken to start exposing no earlier than the call, and a free-running one is flushed first, so that no
-    frame in flight is taken for an answer.
+    When a frame started, and so which patterns it shows, is known in one of three ways:
+
+    - the driver offers ``exposure_interval = (start, end)`` of its last frame, on the bench's clock
+      (``time.perf_counter`` where the clock is real);
+    - `trigger` is ``"software"``: the driver exposes on the call, no earlier;
+    - `trigger` is ``"free-run"``: the driver is flushed first, which by slmsuite's contract means that the next frame
+      is no older than the flush.
+
+    A camera triggered by hardware has frames from before the call in its queue, so without ``exposure_interval`` it
+    cannot be paired, and is refused.
+
+    slmsuite's own retries (``capture_attempts``) are switched off: a broken frame is reported and counted, and whoever
+    asked decides whether to ask again.
+
+    Parameters
+    ----------
+    camera : slmsuite Camera
+    clock : Clock
+    trigger : "software", "hardware" or "free-run"
+    timeout_s : float
+        How long a frame may take beyond its exposure. A driver whose vendor ignores it may hang for ever: the limit is
+        the driver's to keep.
+
+    Attributes
+    ----------
+    failures : int
+        Frames that the driver could not deliver since it was opened.
+    exposure_s : float or None
+        Exposure that the camera really set, s.
+
+    Raises
+    ------
+    DeviceError
+        If the camera cannot be paired, does not know its pitch, or does not give its whole sensor.
     """
 
     def __init__(self, camera: Camera, *, clock: Clock, trigger: str, timeout_s: float) -> None:
         self.driver = camera
         self.name = str(camera.name)
-        self.shape = (int(camera.shape[0]), int(camera.shape[1]))
-        self.bitdepth = int(camera.bitdepth)
+        if trigger == "hardware" and not hasattr(camera, "exposure_interval"):
+            raise DeviceError(
+                f"camera '{self.name}' is triggered by hardware, but its driver does not say when a frame was exposed: "
+                'use trigger = "software" or "free-run", or a driver that offers exposure_interval',
+                device="camera",
+            )
         if camera.pitch_um is None:
             raise DeviceError(
                 f"camera '{self.name}' does not know its pixel pitch: add pitch_um to camera.options", device="camera"
             )
         self.pitch = (float(camera.pitch_um[1]) * 1e-6, float(camera.pitch_um[0]) * 1e-6)
-        self.readout_s = 0.0
+        self.readout_s = float(getattr(camera, "readout_s", 0.0))
+        self.failures = 0
+        self.exposure_s: float | None = None
         self._clock, self._trigger, self._timeout_s = clock, trigger, timeout_s
-        self._exposure_s: float | None = None
-        self.origin = (0, 0)
+        self._asked_s: float | None = None
+        camera.capture_attempts = 1
+        if camera.color_channel is None:
+            camera._parse_color_image = self._refuse_colour
+        try:
+            self.set_window(None)
+        except Exception as error:
+            raise DeviceError(
+                f"camera '{self.name}' does not give its whole sensor: {_reason(error)}", device="camera"
+            ) from error
+        self.shape = (int(camera.sensor_shape[0]), int(camera.sensor_shape[1]))
+        self.bitdepth = int(camera.bitdepth)
 
     def set_window(self, window: tuple[int, int, int, int] | None) -> tuple[int, int, int, int]:
         """Read only rows and columns ``(first row, end row, first column, end column)``; None for the whole sensor.
@@ -75,33 +123,112 @@ class SlmsuiteSensor:
         Returns
         -------
         (first row, end row, first column, end column)
-            What the camera made of it.
+            What the camera made of it: many can only place a window in steps of a few pixels.
+
+        Raises
+        ------
+        DeviceError
+            If the window is empty or leaves the sensor, or the camera refuses it.
         """
         if window is None:
             x, width, y, height = self.driver.set_woi(None)
         else:
-            r0, r1, c0, c1 = window
-            x, width, y, height = self.driver.set_woi((c0, c1 - c0, r0, r1 - r0))
+            r0, r1, c0, c1 = (int(edge) for edge in window)
+            rows, columns = self.shape
+            if not (0 <= r0 < r1 <= rows and 0 <= c0 < c1 <= columns):
+                raise DeviceError(
+                    f"camera '{self.name}': a window of rows {r0} to {r1} and columns {c0} to {c1} "
+                    f"does not lie on its {rows} rows and {columns} columns",
+                    device="camera",
+                )
+            try:
+                x, width, y, height = self.driver.set_woi((c0, c1 - c0, r0, r1 - r0))
+            except Exception as error:
+                self._follow_window()
+                raise DeviceError(
+                    f"camera '{self.name}' refuses the window rows {r0} to {r1}, columns {c0} to {c1}: "
+                    f"{_reason(error)}",
+                    device="camera",
+                ) from error
         self.origin = (int(y), int(x))
         return int(y), int(y + height), int(x), int(x + width)
 
     def grab(self, exposure_s: float) -> RawFrame:
-        """Expose one frame."""
-        if exposure_s != self._exposure_s:
-            self.driver.set_exposure(exposure_s)
-            self._exposure_s = exposure_s
-        if self._trigger == "free-run" and not hasattr(self.driver, "exposure_interval"):
-            self.driver.flush()
-        before = self._clock.now()
-        data = self.driver.get_image(timeout_s=self._timeout_s)
-        after = self._clock.now()
-        started, ended = getattr(self.driver, "exposure_interval", (before, after))
-        if data.dtype.kind != "u":
-            raise DeviceError(
-                f"camera '{self.name}' gave {data.dtype} pixels: labctl reads unsigned integers", device="camera"
-            )
+        """Expose one frame.
+
+        Raises
+        ------
+        DeviceError
+            If the camera delivers no frame, or one that is not what it says it gives. The next call starts afresh.
+        """
+        if exposure_s != self._asked_s:
+            self._set_exposure(exposure_s)
+        called = self._clock.now()
+        try:
+            if self._trigger == "free-run" and not hasattr(self.driver, "exposure_interval"):
+                self.driver.flush(timeout_s=self._timeout_s)
+            data = self.driver.get_image(timeout_s=self._timeout_s)
+        except Exception as error:
+            self.failures += 1
+            log.warning("camera '%s': no frame (number %d that failed): %s", self.name, self.failures, _reason(error))
+            if isinstance(error, LabctlError):
+                raise
+            raise DeviceError(f"camera '{self.name}' gave no frame: {_reason(error)}", device="camera") from error
+        started, ended = getattr(self.driver, "exposure_interval", (called, self._clock.now()))
+        self._check(data, float(started), float(ended))
         return RawFrame(data, float(started), float(ended), self.origin)
 
     def close(self) -> None:
         """Release the driver."""
         self.driver.close()
+
+    def _set_exposure(self, exposure_s: float) -> None:
+        self._asked_s = None
+        try:
+            realised = self.driver.set_exposure(exposure_s)
+        except Exception as error:
+            raise DeviceError(
+                f"camera '{self.name}' does not take an exposure of {exposure_s:g} s: {_reason(error)}", device="camera"
+            ) from error
+        # Third-party drivers may override it and return nothing.
+        self.exposure_s = float(exposure_s if realised is None else realised)
+        self._asked_s = exposure_s
+        if abs(self.exposure_s - exposure_s) > 0.01 * exposure_s:
+            log.warning(
+                "camera '%s': asked to expose for %.6g s, it does for %.6g s", self.name, exposure_s, self.exposure_s
+            )
+
+    def _check(self, data: NDArray[Any], started: float, ended: float) -> None:
+        """Refuse what would be taken for a frame of the window that was asked for, and is none."""
+        wrong = ""
+        if data.dtype.kind != "u":
+            wrong = f"gave {data.dtype} pixels: labctl reads unsigned integers"
+        elif data.shape != tuple(self.driver.shape):
+            wrong = f"gave a frame of {data.shape} (rows, columns) where {tuple(self.driver.shape)} were due"
+        elif not started <= ended:
+            wrong = f"says that a frame was exposed from {started} to {ended} s"
+        if wrong:
+            self.failures += 1
+            raise DeviceError(f"camera '{self.name}' {wrong}", device="camera")
+
+    def _follow_window(self) -> None:
+        """Learn which window the camera was left with by a call that failed."""
+        try:
+            x, _, y, _ = self.driver.get_woi()
+        except Exception as error:  # the failure that led here is the one to report
+            log.debug("camera '%s': its window cannot be read: %s", self.name, error)
+        else:
+            self.origin = (int(y), int(x))
+
+    def _refuse_colour(self, frame: NDArray[Any]) -> NDArray[Any]:
+        raise DeviceError(
+            f"camera '{self.name}' gives colour frames {frame.shape}: add color_channel to camera.options "
+            "(the number of the channel that the laser lights), or set the camera to monochrome",
+            device="camera",
+        )
+
+
+def _reason(error: Exception) -> str:
+    """An exception in one line."""
+    said = " ".join(str(error).split()) or "no reason given"
+    return said if isinstance(error, LabctlError) else f"{type(error).__name__}: {said}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -19,6 +20,7 @@ from labctl.errors import ConfigError, DeviceError, LabctlError
 BUILT_IN = {
     "display": "labctl.devices.display:Display",
     "opencv": "labctl.devices.opencv:OpenCVCamera",
+    "basler": "labctl.devices.basler:BaslerCamera",
     "visa": "labctl.devices.visa:VisaInstrument",
     "serial": "labctl.devices.serial:SerialInstrument",
 }
@@ -80,6 +82,43 @@ def driver_class(driver: str, *, role: str) -> type[Any]:
     return found
 
 
+def own_parameters(cls: type[Any]) -> set[str]:
+    """What a driver's own constructor names, without its base classes'."""
+    try:
+        return set(inspect.signature(cls).parameters)
+    except (TypeError, ValueError):  # a constructor written in C that does not say
+        return set()
+
+
+def options_of(cls: type[Any]) -> tuple[dict[str, bool], bool]:
+    """What a driver's constructor takes by name.
+
+    A ``**kwargs`` constructor passes what it does not name to its base class, as slmsuite's drivers do: then the base
+    class's parameters are options too, and so on up; if the last one takes anything, so does the driver.
+
+    Returns
+    -------
+    (dict of name to whether it must be given, whether any other name is taken too)
+    """
+    taken: dict[str, bool] = {}
+    for base in inspect.getmro(cls):
+        if "__init__" not in vars(base) or base is object:
+            continue
+        try:
+            # Positional-only parameters and *args cannot be given by name.
+            parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        except (TypeError, ValueError):  # a constructor written in C that does not say
+            return taken, True
+        direct = not taken
+        for parameter in parameters:
+            if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
+                # What a base class must have, the driver gives it.
+                taken.setdefault(parameter.name, direct and parameter.default is inspect.Parameter.empty)
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            return taken, False
+    return taken, bool(taken) or cls.__init__ is not object.__init__
+
+
 def construct(
     cls: type[Any], options: Mapping[str, Any], *, role: str, offered: Mapping[str, Any] | None = None
 ) -> Any:
@@ -88,25 +127,34 @@ def construct(
     Raises
     ------
     ConfigError
-        If an option is not one of the driver's.
+        If an option is not one of the driver's, is missing, or is not for the bench file to say.
     DeviceError
         If the driver fails to open the device.
     """
-    parameters = inspect.signature(cls).parameters
-    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    parameters, anything = options_of(cls)
     for option in options:
         if option not in parameters and not anything:
             near = difflib.get_close_matches(option, parameters, n=1)
-            hint = f": did you mean {near[0]}?" if near else f": it takes {', '.join(parameters)}"
+            names = ", ".join(parameters) or "none"
+            hint = f": did you mean {near[0]}?" if near else f": it takes {names}"
             raise ConfigError(f"{role}.options.{option} is not an option of {cls.__name__}{hint}")
-    extra = {name: value for name, value in (offered or {}).items() if name in parameters and name not in options}
+    named = own_parameters(cls)
+    extra = {name: value for name, value in (offered or {}).items() if name in named and name not in options}
+    needed = [name for name, needs in parameters.items() if needs and name not in options and name not in extra]
+    if needed:
+        raise ConfigError(f"{role}.options lacks {', '.join(needed)}: {cls.__name__} cannot be opened without")
     try:
         return cls(**options, **extra)
     except LabctlError:
         raise
     except Exception as error:
+        twice = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", str(error))
+        if isinstance(error, TypeError) and twice and twice[1] in options:
+            raise ConfigError(
+                f"{role}.options.{twice[1]}: {cls.__name__} finds this out by itself: remove it"
+            ) from error
         raise DeviceError(
-            f"{role}: {cls.__name__} could not be opened ({type(error).__name__}: {error}): "
+            f"{role}: {cls.__name__} could not be opened ({type(error).__name__}: {' '.join(str(error).split())}): "
             "check that it is connected, powered, and not open in another program",
             device=role,
         ) from error
