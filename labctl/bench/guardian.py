@@ -1,7 +1,7 @@
 """The guardian: a small process that makes laser and shutter safe when labctl is killed.
 
-It hears of labctl's end because a pipe ends, on every system, whatever ended it; only then does it open the instruments.
-On a clean close it is told to stand down.
+It hears of labctl's end because a pipe ends, on every system, whatever ended it; only then does it open the
+instruments. On a clean close it is told to stand down.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Guardian:
         """A forked child must not hold the pipe open after labctl's death. (Spawned ones never do.)"""
         if not hasattr(os, "register_at_fork"):
             return
-        pipe = weakref.ref(self._process.stdin)  # type: ignore[type-var]
+        pipe = weakref.ref(self._process.stdin)
 
         def close() -> None:
             held = pipe()

@@ -31,9 +31,7 @@ class Interlocks:
     clock : Clock
     """
 
-    def __init__(
-        self, safety: SafetySection, *, roles: Mapping[str, str], full_scale: int, clock: Clock
-    ) -> None:
+    def __init__(self, safety: SafetySection, *, roles: Mapping[str, str], full_scale: int, clock: Clock) -> None:
         self._safety, self._roles, self._full_scale, self._clock = safety, dict(roles), full_scale, clock
         self._lit = {name: True for name, role in self._roles.items() if role in LIGHTS}
         self._saturated_in_a_row = 0
