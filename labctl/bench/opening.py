@@ -201,9 +201,7 @@ def _instrument(name: str, section: InstrumentSection, world: Any, config: Bench
         if role not in FRONTS:
             raise ConfigError(f"instruments.{name}: there is no simulated {role}, only {', '.join(FRONTS)}")
         if section.driver == SIMULATED:
-            device = construct(
-                FRONTS[role], section.options, role=f"instruments.{name}", offered={"world": world}
-            )
+            device = construct(FRONTS[role], section.options, role=f"instruments.{name}", offered={"world": world})
             return GuardedInstrument(name, device, limits=limits, safe_state=safe_state)
         offered["link"] = FirmwareLink(Firmware(world, role))
     return open_instrument(

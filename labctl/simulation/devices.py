@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from slmsuite.hardware.cameras.camera import Camera
 from slmsuite.hardware.slms.slm import SLM
 
-from labctl.errors import DeviceError
 from labctl.simulation.world import World
 
 
