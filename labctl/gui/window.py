@@ -134,6 +134,8 @@ class MainWindow(QMainWindow):
         self.views = Views(self.settings)
         for key, widget in self.views.panels().items():
             self.docks[key].setWidget(widget)
+        if not self.settings.layout:
+            self.docks.arrange()  # once more: only now do the panels know how much room they need
         self.actions_by_key["view.auto"].setChecked(self.settings.auto_levels)
         self.views.camera.levels.follow.toggled.connect(self.actions_by_key["view.auto"].setChecked)
         self.display.start()
