@@ -49,8 +49,6 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
 
     if config.input is None:
         raise ConfigError(f"bench '{config.bench.name}': a bench without [input] cannot show images yet: add one")
-    if config.optics.coherence != "coherent":
-        raise ConfigError(f"bench '{config.bench.name}': only coherent light is supported so far")
     sections = {"slm": config.slm, "input": config.input, "camera": config.camera}
     virtual = config.simulation is None or config.simulation.clock == "virtual"
     every_simulated = all(section.driver == SIMULATED for section in sections.values())
@@ -103,6 +101,7 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
             slm=Plane(slm.shape, slm.pitch),
             input=Plane(panel.shape, panel.pitch),
             camera=Plane(camera.shape, camera.pitch),
+            coherent=config.optics.coherence == "coherent",
         ),
         slm_levels=slm.levels,
         input_levels=panel.levels,
@@ -161,6 +160,7 @@ def _world(config: BenchConfig, clock: Clock) -> Any:
         slm=planes["slm"],
         input=planes["input"],
         camera=planes["camera"],
+        coherent=config.optics.coherence == "coherent",
     )
     return World(
         geometry,

@@ -111,6 +111,10 @@ def compile_deployment(
         If `calibrated` and the bench has no such records, or they put tiles outside the camera.
     """
     geometry = facts.geometry
+    if not geometry.coherent:
+        raise ModelError(
+            f"bench '{facts.name}' has incoherent light: models are compiled for coherent light only so far"
+        )
     encoder = encoder or EncoderSpec()
     tiles = tile_kernels(kernels.detach(), detection)
     layout = arrange(

@@ -63,6 +63,20 @@ def test_a_window_is_cut_from_the_whole_frame(small: Small) -> None:
     assert bench.capture().data.shape == (300, 320)
 
 
+def test_a_bench_may_be_incoherent(small: Small) -> None:
+    """Its camera sees light all the same; only compiling a model for it is refused."""
+    import torch
+
+    from labctl.errors import ModelError
+    from labctl.procedures.deployment import compile_deployment
+
+    bench = small(("f2_mm = 75", 'f2_mm = 75\ncoherence = "incoherent"'))
+    bench.show(slm=FLAT, input=picture(255))
+    assert bench.capture().data.max() > 500
+    with pytest.raises(ModelError, match="incoherent light"):
+        compile_deployment(torch.ones(1, 1, 3, 3), bench.facts, image=(8, 8), calibrated=False)
+
+
 def test_closing_leaves_it_dark_and_blank(small: Small) -> None:
     bench = small()
     bench.show(slm=FLAT + 9, input=picture(255))
