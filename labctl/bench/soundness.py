@@ -77,5 +77,6 @@ class Soundness:
                 "read it again, or check the connection",
                 device=instrument,
             )
-        self._kinds[instrument, setting] = kind
+        if value != "":  # no answer is no evidence of what the setting is
+            self._kinds[instrument, setting] = kind
         return value

@@ -135,6 +135,7 @@ class SimulatedCamera(Camera):
         self._window = (0, resolution[0], 0, resolution[1])
         if timestamps:
             self.exposure_interval = (0.0, 0.0)
+        self._streams = self._next = 0
         self._restart()
         super().__init__(
             tuple(resolution), bitdepth=bitdepth, pitch_um=pitch_um, name="simulated camera", capture_attempts=1
@@ -188,7 +189,7 @@ class SimulatedCamera(Camera):
     def _restart(self) -> None:
         """Begin the stream now, with nothing in flight."""
         self._streaming_since = self._world.clock.now()
-        self._streams = getattr(self, "_streams", 0) + 1
+        self._streams += 1
         self._next = 0
 
     @property
