@@ -55,6 +55,8 @@ class VisaLink:
             timeout=timeout_ms,
             **more,
         )
+        self._end = read_termination.encode("ascii")
+        self._serial = hasattr(self._resource, "bytes_in_buffer")
 
     def write(self, line: str) -> None:
         """Send a command."""
@@ -62,13 +64,18 @@ class VisaLink:
             self._resource.write(line)
 
     def read(self) -> str:
-        """The next line."""
+        """The next line. On USB, GPIB and LAN a message may end without the terminator; on a serial line it may not."""
         with self._errors():
-            return str(self._resource.read(encoding="ascii"))
+            raw: bytes = self._resource.read_raw()
+        if raw.endswith(self._end):
+            return raw[: -len(self._end)].decode("ascii")
+        if not raw or self._serial:
+            raise TimeoutError(repr(raw) if raw else "")
+        return raw.decode("ascii")
 
     def pending(self) -> bool:
         """Whether unread characters have come in; only serial resources can tell."""
-        if not hasattr(self._resource, "bytes_in_buffer"):
+        if not self._serial:
             return False
         try:
             return bool(self._resource.bytes_in_buffer)
@@ -79,7 +86,7 @@ class VisaLink:
         """Discard what has come in: clear the device, discard the buffer, or read until it is silent."""
         errors = (self._pyvisa.errors.VisaIOError, NotImplementedError, AttributeError)
         operation = self._pyvisa.constants.BufferOperation
-        if hasattr(self._resource, "bytes_in_buffer"):
+        if self._serial:
             with contextlib.suppress(*errors):
                 self._resource.flush(operation.discard_read_buffer)
                 self._resource.flush(operation.discard_receive_buffer)
