@@ -241,4 +241,9 @@ def given_link(link: Any, name: str, opened: Callable[[], Link]) -> Link:
 
 def table_options(settings: Mapping[str, Any], safe: Any, identify: Any, retries: int) -> dict[str, Any]:
     """The options of a `CommandTable` that the constructors of ``visa`` and ``serial`` share."""
-    return {"settings": settings, "safe": safe, "identify": identify, "retries": retries}
+    return {
+        "settings": settings,
+        "safe": list(safe) if isinstance(safe, tuple) else safe,
+        "identify": identify,
+        "retries": retries,
+    }
