@@ -166,3 +166,14 @@ def test_the_desktop_may_be_named_by_the_environment(small: Any, monkeypatch: py
     monkeypatch.setenv("LABCTL_DESKTOP", "500x300+0+0")
     with pytest.raises(DeviceError, match="the one with the desktop"):
         Display("500x300+0+0", pitch_um=8.0)
+
+
+@pytest.mark.xserver
+def test_one_monitor_is_not_two_devices(small: Any) -> None:
+    first = Display("screen", pitch_um=8.0)
+    try:
+        with pytest.raises(DeviceError, match="is in use as another device of this bench"):
+            Display("500x300+0+0", pitch_um=8.0)
+    finally:
+        first.close()
+    Display("screen", pitch_um=8.0).close()

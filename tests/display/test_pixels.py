@@ -41,12 +41,12 @@ def test_black_before_the_first_pattern_and_gone_after_the_last(small: Any, open
     assert small.comes_to_show(np.full((300, 500), 255))
 
 
-def test_no_cursor_over_the_pattern(small: Any, opened: Open) -> None:
-    """The pointer of a fresh X server stands in the middle of its first screen."""
-    display = opened(allow_primary=True, monitor="640x480+0+0")
-    ramp = np.tile(np.arange(640, dtype=np.uint16) % 256, (480, 1)).astype(np.uint8)
+def test_the_desktops_screen_takes_patterns_too_where_that_is_allowed(small: Any, opened: Open) -> None:
+    display = opened("640x480+0+0", allow_primary=True)
+    ramp = np.tile(np.arange(640) % 256, (480, 1)).astype(np.uint8)
     display.set_phase(ramp)
     assert small.shows(ramp, 0)
+    assert small.shows(np.full((300, 500), 255), 1)
 
 
 def test_a_phase_is_wrapped_and_a_gray_pattern_is_not_touched(small: Any, opened: Open) -> None:

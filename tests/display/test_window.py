@@ -53,6 +53,20 @@ def test_a_monitor_that_is_unplugged_is_lost_and_shows_no_pattern_elsewhere(qapp
         server.deleteLater()
 
 
+def test_nothing_lies_over_a_pattern(qapp: Any) -> None:
+    """No frame, nobody above, no cursor (a virtual X server draws none, so this cannot be read off a screen)."""
+    from PySide6.QtCore import Qt
+
+    from labctl.devices.display.window import PatternWindow
+
+    window = PatternWindow(qapp.primaryScreen())
+    assert window.cursor().shape() is Qt.CursorShape.BlankCursor
+    assert window.flags() & Qt.WindowType.FramelessWindowHint
+    assert window.flags() & Qt.WindowType.WindowStaysOnTopHint
+    assert window.flags() & Qt.WindowType.WindowDoesNotAcceptFocus
+    window.destroy()
+
+
 def test_black_is_held_for_as_long_as_asked_but_not_over_the_desktop() -> None:
     assert holding.hold_s(3600.0, desktop=False) == 3600.0
     assert holding.hold_s(3600.0, desktop=True) == holding.DESKTOP_LIMIT_S

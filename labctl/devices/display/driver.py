@@ -21,6 +21,7 @@ from labctl.errors import ConfigError, DeviceError
 log = logging.getLogger(__name__)
 HOLD_BLACK_S = 12 * 3600.0
 """How long the screen stays black after this process was killed: a night."""
+_OPEN: weakref.WeakSet[Display] = weakref.WeakSet()
 CHANNELS = {"b": 0, "g": 1, "r": 2}
 """Place of each colour in a pixel's four bytes."""
 
@@ -92,15 +93,17 @@ class Display(SLM):
             "desktop": os.environ.get(DESKTOP_VARIABLE, ""),
             "hold_black_s": float(hold_black_s),
         }
+        # Slm and input on one monitor would cover each other without a word.
+        taken = [other.monitor for other in _OPEN if other._closing.alive]
         self._packing = packing
         self._link = WindowLink(
             request,
             pixel_bytes=1 if packing == "gray" else 4,
             timeout_s=float(timeout_s),
-            fits=lambda found: _fits(found, resolution),
+            fits=lambda found: _fits(found, resolution, taken),
         )
         # A script that ends without closing takes its window with it; only one that is killed leaves it, black.
-        self._closing = weakref.finalize(self, self._link.close)
+        self._closing: weakref.finalize[[], Display] = weakref.finalize(self, self._link.close)
         try:
             self.monitor: MonitorInfo = self._link.monitor
             self.last_swap: Swap | None = None
@@ -115,6 +118,7 @@ class Display(SLM):
             )
             if gamma is not None:
                 self._set_response(*gamma)
+            _OPEN.add(self)
         except BaseException:
             self._closing()
             raise
@@ -173,8 +177,13 @@ def _check(monitor: object, resolution: Sequence[int] | None, bitdepth: int, pac
         raise ConfigError(f"display: bitdepth = {bitdepth} does not fit packing = '{packing}', which takes 1 to {most}")
 
 
-def _fits(monitor: MonitorInfo, resolution: Sequence[int] | None) -> None:
-    """Whether patterns can be shown pixel by pixel."""
+def _fits(monitor: MonitorInfo, resolution: Sequence[int] | None, taken: Sequence[MonitorInfo] = ()) -> None:
+    """Refuse a monitor that cannot show patterns pixel by pixel, or that this process shows patterns on already."""
+    if monitor in taken:
+        raise DeviceError(
+            f"display: monitor {monitor} is in use as another device of this bench: name two monitors",
+            device=monitor.name,
+        )
     if monitor.pixel_ratio != 1:
         raise DeviceError(
             f"display: monitor {monitor} is scaled by {monitor.pixel_ratio:g}: set its scaling to 100 %",

@@ -17,8 +17,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,7 @@ from PySide6.QtGui import (
 
 from labctl.devices.display import holding
 from labctl.devices.display.finding import MonitorInfo, choose, is_desktop
+from labctl.devices.display.memory import attached
 from labctl.errors import DeviceError, LabctlError
 
 PARENT_EVERY_MS = 250
@@ -196,25 +195,13 @@ class Patterns:
         self._width, self._height = monitor.width, monitor.height
         self._stride = int(message["stride"])
         self._format = FORMATS[int(message["bytes"])]
-        self._memory = _attached(str(message["memory"]))
+        self._memory = attached(str(message["memory"]))
 
     def image(self, slot: int) -> QImage:
         """The pattern in a slot; valid until the parent writes there again."""
         size = self._height * self._stride
         view = memoryview(self._memory.buf or b"")[slot * size : (slot + 1) * size]
         return QImage(view, self._width, self._height, self._stride, self._format)
-
-
-def _attached(name: str) -> SharedMemory:
-    """Shared memory that stays its owner's: this process's end must not remove it."""
-    if sys.version_info >= (3, 13):
-        return SharedMemory(name, track=False)
-    register = resource_tracker.register
-    try:
-        resource_tracker.register = lambda *_: None
-        return SharedMemory(name)
-    finally:
-        resource_tracker.register = register
 
 
 class Server(QObject):
@@ -284,7 +271,7 @@ class Server(QObject):
 
     @Slot(QScreen)
     def _screen_removed(self, screen: QScreen) -> None:
-        if screen is self._screen:
+        if screen is self._screen or self._screen not in QGuiApplication.screens():
             self._lose("its monitor has been unplugged or switched off: plug it in, then open the bench again")
 
     @Slot(QRect)
