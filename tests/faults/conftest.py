@@ -36,24 +36,31 @@ class FakePanel:
 
 
 class FakeCamera:
-    """Each pixel is 16 times the SLM's level plus the input's, both as they are when the exposure begins."""
+    """Each pixel is 16 times the SLM's level plus the input's, both as they are when the exposure begins.
+
+    Free-running, it always has one frame in flight: the one that began when the last was handed out.
+    """
 
     name, shape, pitch, bitdepth, readout_s = "camera", SHAPE, (5e-6, 5e-6), 12, 1e-3
 
-    def __init__(self, clock: DrivenClock, slm: FakePanel, input: FakePanel) -> None:
-        self.clock, self.slm, self.input = clock, slm, input
+    def __init__(self, clock: DrivenClock, slm: FakePanel, input: FakePanel, *, free_run: bool = False) -> None:
+        self.clock, self.slm, self.input, self.free_run = clock, slm, input, free_run
+        self.in_flight: tuple[float, np.ndarray] | None = None
         self.serial, self.closed = "C-17", 0
 
     def set_window(self, window: Any) -> Any:
         return window or (0, SHAPE[0], 0, SHAPE[1])
 
     def grab(self, exposure_s: float) -> RawFrame:
-        started = self.clock.now()
-        data = np.full(SHAPE, 16 * int(self.slm.shown[0, 0]) + int(self.input.shown[0, 0]), np.uint16)
-        self.clock.sleep(exposure_s)
-        ended = self.clock.now()
-        self.clock.sleep(self.readout_s)
+        started, data = self.in_flight or self.begin()
+        ended = started + exposure_s
+        self.clock.sleep(ended + self.readout_s - self.clock.now())
+        self.in_flight = self.begin() if self.free_run else None
         return RawFrame(data, started, ended)
+
+    def begin(self) -> tuple[float, np.ndarray]:
+        level = 16 * int(self.slm.shown[0, 0]) + int(self.input.shown[0, 0])
+        return self.clock.now(), np.full(SHAPE, level, np.uint16)
 
     def close(self) -> None:
         self.closed += 1
@@ -104,10 +111,10 @@ class WatchedBench(Bench):
 class FaultyRig:
     """The tiny bench, armed with a plan."""
 
-    def __init__(self, faults: Sequence[dict[str, Any]] = (), seed: int = 0) -> None:
+    def __init__(self, faults: Sequence[dict[str, Any]] = (), seed: int = 0, *, free_run: bool = False) -> None:
         self.clock = DrivenClock(50.0)
         self.slm, self.input, self.laser = FakePanel(), FakePanel(), FakeLaser()
-        self.camera = FakeCamera(self.clock, self.slm, self.input)
+        self.camera = FakeCamera(self.clock, self.slm, self.input, free_run=free_run)
         self.rehearsal = Rehearsal(FaultPlan.model_validate({"seed": seed, "plan": list(faults)}), self.clock)
         plane = Plane(SHAPE, (8e-6, 8e-6))
         facts = BenchFacts(

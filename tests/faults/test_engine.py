@@ -86,9 +86,12 @@ def entries(draw: Any, kinds: dict[str, str] = KINDS) -> dict[str, Any]:
 
 
 @settings(max_examples=400)
-@given(st.lists(entries(), min_size=1, max_size=5), st.integers(0, 1000))
-def test_any_plan_ends_with_right_pairs_or_one_line(rig: Any, faults: list[dict[str, Any]], seed: int) -> None:
-    tiny = rig(faults, seed)
+@given(st.lists(entries(), min_size=1, max_size=5), st.integers(0, 1000), st.booleans())
+def test_any_plan_ends_with_right_pairs_or_one_line(
+    rig: Any, faults: list[dict[str, Any]], seed: int, free_run: bool
+) -> None:
+    """Whether the camera is triggered or has a frame in flight at every call."""
+    tiny = rig(faults, seed, free_run=free_run)
     engine = Engine(tiny.bench)
     sighted = not {entry["fault"] for entry in faults if entry["device"] != "laser"} & UNSEEN
     for _ in range(2):
