@@ -1,16 +1,21 @@
-"""`labctl bench`: the bench files of the workspace, and what is wrong with one."""
+"""`labctl bench`: the bench files of the workspace, what is wrong with one, and what its devices can do."""
 
 from __future__ import annotations
 
 import json as json_module
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labctl.cli.bench_new import new
+from labctl.errors import LabctlError
+
 if TYPE_CHECKING:
+    from labctl.bench.checking import Row
     from labctl.config import BenchConfig
 
-app = typer.Typer(help="Bench files: list, check, show.", no_args_is_help=True)
+app = typer.Typer(help="Bench files: list, new, check, show.", no_args_is_help=True)
 
 Bench = Annotated[str, typer.Argument(help="Bench, by name or file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
@@ -45,18 +50,72 @@ def list_benches(json: AsJson = False) -> None:
 
 
 @app.command()
-def check(bench: Bench, json: AsJson = False) -> None:
-    """Check a bench file; what is wrong with it is one line, and the exit code is not 0."""
+def check(
+    bench: Bench,
+    file_only: Annotated[bool, typer.Option("--file-only", help="Read the file; open no device.")] = False,
+    frames: Annotated[int, typer.Option(min=2, help="Frames to take for the frame rate.")] = 20,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before using real devices.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Check a bench file, open every device, and measure what each can do; the exit code is 0 only if all work."""
     from labctl.config import load_bench
 
     config = load_bench(bench)
     notes = _notes(config)
+    content: dict[str, Any] = {"name": config.bench.name, "path": str(config.path), "notes": notes}
+    rows: list[Row] = []
+    if not file_only:
+        rows = _measure(bench, frames=frames, yes=yes)
+        content |= {"devices": [asdict(row) for row in rows], "good": all(row.good for row in rows)}
     if json:
-        typer.echo(json_module.dumps({"name": config.bench.name, "path": str(config.path), "notes": notes}))
-        return
-    typer.echo(f"{config.path} is fine")
-    for note in notes:
-        typer.echo(f"note: {note}")
+        typer.echo(json_module.dumps(content, indent=1))
+    else:
+        typer.echo(f"{config.path} is fine")
+        for note in notes:
+            typer.echo(f"note: {note}")
+        if rows:
+            _show_rows(rows)
+    bad = [row for row in rows if not row.good]
+    if bad:
+        raise LabctlError(f"{bad[0].device}, {bad[0].what}: {bad[0].note}" + _more(len(bad) - 1))
+
+
+def _measure(bench: str, *, frames: int, yes: bool) -> list[Row]:
+    """The rows of an opened bench, or one row for what keeps it from being opened."""
+    from labctl.bench.checking import check_devices
+    from labctl.cli.console import console
+    from labctl.cli.session import opened
+
+    with opened(bench, yes=yes) as (device_bench, config, _), console.status("exercising the devices"):
+        options = {name: section.options for name, section in config.instruments.items()}
+        return check_devices(device_bench, frames=frames, options=options)
+
+
+def _show_rows(rows: list[Row]) -> None:
+    from rich.table import Table
+
+    from labctl.cli.console import output
+
+    table = Table("device", "", "measured", "bench file", "", "", title_justify="left")
+    for row in rows:
+        table.add_row(
+            row.device, row.what, _figure(row.measured, row.unit), _figure(row.claimed, row.unit),
+            "ok" if row.good else "FAILS", row.note,
+        )  # fmt: skip
+    output.print(table)
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return (
+        "" if value is None else f"{value:,.4g} {unit}".strip() if abs(value) < 1e4 else f"{value:,.0f} {unit}".strip()
+    )
+
+
+def _more(count: int) -> str:
+    return f" (and {count} more)" if count else ""
+
+
+app.command("new")(new)
 
 
 @app.command()

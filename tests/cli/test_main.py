@@ -148,10 +148,10 @@ def test_bench_list_shows_the_good_and_the_damaged(workspace: Workspace, capsys:
 
 def test_bench_check_fails_for_a_damaged_file(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     path = workspace.benches / "sim-4f.toml"
-    assert main.run(["bench", "check", "sim-4f"]) == 0
+    assert main.run(["bench", "check", "sim-4f", "--file-only"]) == 0
     assert "is fine" in capsys.readouterr().out
     path.write_text(path.read_text(encoding="utf-8").replace("settle_ms", "setle_ms"), encoding="utf-8")
-    assert main.run(["bench", "check", "sim-4f"]) == 1
+    assert main.run(["bench", "check", "sim-4f", "--file-only"]) == 1
     assert "did you mean settle_ms?" in capsys.readouterr().err
 
 
@@ -159,7 +159,7 @@ def test_bench_check_notes_a_name_that_differs_from_the_files(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (workspace.benches / "sim-4f.toml").rename(workspace.benches / "copy.toml")
-    assert main.run(["bench", "check", "copy", "--json"]) == 0
+    assert main.run(["bench", "check", "copy", "--json", "--file-only"]) == 0
     assert "calibrations are kept under sim-4f" in json.loads(capsys.readouterr().out)["notes"][0]
 
 
