@@ -144,6 +144,11 @@ class SimulatedCamera(Camera):
     def close(self) -> None:
         """Nothing to release."""
 
+    @staticmethod
+    def info(verbose: bool = False) -> list[str]:
+        """The one simulated camera."""
+        return ["simulated camera"]
+
     def flush(self, timeout_s: float = 1) -> None:
         """Let go of every frame that has begun: the next one that is handed out begins after this call."""
         if not self._free_run:
