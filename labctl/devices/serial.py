@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,13 @@ from labctl.devices.instruments.dialogue import TableInstrument, given_link, tab
 from labctl.devices.instruments.table import CommandTable
 from labctl.errors import ConfigError, DeviceError
 
+log = logging.getLogger(__name__)
 LONGEST_LINE = 4096
 PARITIES = {"none": "N", "even": "E", "odd": "O", "mark": "M", "space": "S"}
 
 
 class SerialLink:
-    """Lines over a serial port, held exclusively.
+    """Lines over a serial port.
 
     Parameters
     ----------
@@ -24,6 +26,8 @@ class SerialLink:
     read_termination, write_termination : str
     timeout_ms : float
         For one answer, and for one command to leave.
+    exclusive : bool
+        Whether to lock the port, where the system does not do so by itself.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class SerialLink:
         bytesize: int,
         parity: str,
         stopbits: float,
+        exclusive: bool,
     ) -> None:
         import serial
 
@@ -50,7 +55,7 @@ class SerialLink:
             stopbits=stopbits,
             timeout=timeout_ms / 1e3,
             write_timeout=timeout_ms / 1e3,
-            exclusive=True,
+            exclusive=True if exclusive else None,
         )
         self._write_timed_out: type[Exception] = serial.SerialTimeoutException
 
@@ -76,10 +81,19 @@ class SerialLink:
 
     def flush(self) -> None:
         """Discard unread characters."""
-        self._port.reset_input_buffer()
+        try:
+            self._port.reset_input_buffer()
+        except OSError:
+            raise
+        except Exception as error:  # termios.error, which POSIX alone has, is none
+            raise OSError(str(error)) from error
 
     def close(self) -> None:
-        """Release the port."""
+        """Release the port, once the last command has left."""
+        try:
+            self._port.flush()
+        except Exception as error:  # a cable that was pulled (a termios.error on POSIX) must not keep the port
+            log.debug("%s: %s", self.where, error)
         self._port.close()
 
 
@@ -100,6 +114,8 @@ class SerialInstrument(TableInstrument):
         Of the line; parity is none, even, odd, mark or space.
     read_termination, write_termination : str
     timeout_ms : float
+    exclusive : bool
+        Whether to lock the port, so that no other program opens it.
     name : str
         The instrument's name in the bench file.
 
@@ -124,6 +140,7 @@ class SerialInstrument(TableInstrument):
         read_termination: str = "\n",
         write_termination: str = "\n",
         timeout_ms: float = 1000,
+        exclusive: bool = True,
         name: str = "instrument",
         link: Any = None,
     ) -> None:
@@ -136,7 +153,7 @@ class SerialInstrument(TableInstrument):
             try:
                 return SerialLink(
                     port, baud=baud, read_termination=read_termination, write_termination=write_termination,
-                    timeout_ms=timeout_ms, bytesize=bytesize, parity=parity, stopbits=stopbits,
+                    timeout_ms=timeout_ms, bytesize=bytesize, parity=parity, stopbits=stopbits, exclusive=exclusive,
                 )  # fmt: skip
             except (OSError, ValueError) as error:
                 raise DeviceError(

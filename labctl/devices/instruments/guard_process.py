@@ -24,6 +24,8 @@ from labctl.errors import LabctlError
 log = logging.getLogger("labctl.guardian")
 READY, STAND_DOWN = b"ready\n", b"stand down\n"
 GIVE_UP_S, AGAIN_S = 30.0, 0.05
+LOCKED_S = 0.25
+"""After this, a serial port's lock is ignored: a child that labctl forked may hold it long after labctl's death."""
 LIBRARIES = {"visa": "pyvisa", "serial": "serial"}
 
 
@@ -41,7 +43,7 @@ def make_safe(ward: Mapping[str, Any]) -> str:
         What failed; "" when it is safe.
     """
     options = without_identification(ward["driver"], ward["options"])
-    until, pause = time.monotonic() + GIVE_UP_S, threading.Event()
+    begun, pause = time.monotonic(), threading.Event()
     while True:
         try:
             device = open_instrument(
@@ -57,8 +59,10 @@ def make_safe(ward: Mapping[str, Any]) -> str:
                 device.close()
             return ""
         except Exception as error:  # whatever a driver raises, the next try may work
-            if time.monotonic() > until:
+            if time.monotonic() - begun > GIVE_UP_S:
                 return str(error)
+            if ward["driver"] == "serial" and time.monotonic() - begun > LOCKED_S:
+                options["exclusive"] = False
         pause.wait(AGAIN_S)
 
 
