@@ -16,6 +16,8 @@ from labctl.devices.contract import RawFrame
 from labctl.errors import DeviceError, LabctlError
 
 log = logging.getLogger(__name__)
+MOST_QUEUED = 18
+"""Frames that are thrown away at most before one counts, where a driver cannot flush."""
 configure_plotting("suppress", headless=True)
 # slmsuite writes to the terminal in colours of its own: let its warnings go where labctl's go
 for _handler in list(logging.getLogger("slmsuite").handlers):
@@ -56,7 +58,9 @@ class SlmsuiteSensor:
       (``time.perf_counter`` where the clock is real);
     - `trigger` is ``"software"``: the driver exposes on the call, no earlier;
     - `trigger` is ``"free-run"``: the driver is flushed first, which by slmsuite's contract means that the next frame
-      is no older than the flush.
+      is no older than the flush. slmsuite's own flush takes two frames, which is not enough for a driver that queues
+      more; where a driver has no flush of its own, frames are thrown away until two in a row had to be waited for (half
+      an exposure or longer): then the queue is empty, and the next frame begins after the call.
 
     A camera triggered by hardware has frames from before the call in its queue, so without ``exposure_interval`` it
     cannot be paired, and is refused.
@@ -166,7 +170,7 @@ class SlmsuiteSensor:
         called = self._clock.now()
         try:
             if self._trigger == "free-run" and not hasattr(self.driver, "exposure_interval"):
-                self.driver.flush(timeout_s=self._timeout_s)
+                self._flush(exposure_s)
             data = self.driver.get_image(timeout_s=self._timeout_s)
         except Exception as error:
             self.failures += 1
@@ -181,6 +185,19 @@ class SlmsuiteSensor:
     def close(self) -> None:
         """Release the driver."""
         self.driver.close()
+
+    def _flush(self, exposure_s: float) -> None:
+        """Throw away every frame that began before now."""
+        if type(self.driver).flush is not Camera.flush:
+            self.driver.flush(timeout_s=self._timeout_s)
+            return
+        waited = 0
+        for _ in range(MOST_QUEUED):
+            asked = self._clock.now()
+            self.driver.get_image(timeout_s=self._timeout_s)
+            waited = waited + 1 if self._clock.now() - asked >= exposure_s / 2 else 0
+            if waited == 2:
+                return
 
     def _set_exposure(self, exposure_s: float) -> None:
         self._asked_s = None

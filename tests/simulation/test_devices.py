@@ -220,13 +220,14 @@ def whole_light(cache: list[float] = []) -> float:  # noqa: B006 - computed once
     return cache[0]
 
 
+@pytest.mark.parametrize("in_flight", [1, 2, 5, 12])
 @pytest.mark.parametrize("flush", [SimulatedCamera.flush, Camera.flush])
-def test_slmsuites_own_flush_is_enough_for_one_frame_in_flight(
-    flush: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+def test_a_camera_without_times_is_paired_whether_or_not_its_driver_can_flush(
+    flush: Callable[..., None], in_flight: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two frames are thrown away: the one that waits, and the one under way. A deeper queue needs a driver's own."""
+    """slmsuite's own flush throws two frames away: of a deeper queue, the third would be an old one."""
     monkeypatch.setattr(SimulatedCamera, "flush", flush)
-    table = Table(in_flight=1, timestamps=False, **FREE)
+    table = Table(in_flight=in_flight, timestamps=False, **FREE)
     assert not hasattr(table.camera, "exposure_interval")
     sensor = SlmsuiteSensor(table.camera, clock=table.clock, trigger="free-run", timeout_s=2.0)
     sensor.grab(BRIGHT_S)
