@@ -64,7 +64,7 @@ def main() -> None:
         f"{'ms':<34} {'median':>8} {'p99':>8} {'longest':>8}\n"
         f"{'call -> swap':<34} {quantiles(swap)}\n"
         f"{'call -> answer':<34} {quantiles(trip)}\n"
-        f"{'whole set_phase (slmsuite, gray)':<34} {quantiles(whole)}\n"
+        f"{'whole set_phase of gray levels':<34} {quantiles(whole)}\n"
         f"one after the other {1 / np.median(trip):.0f}/s, sent ahead {streamed:.0f}/s\n"
     )
 

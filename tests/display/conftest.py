@@ -64,8 +64,8 @@ def _server(folder: Path, first: str, second: str) -> Iterator[Screens]:
         pytest.skip("Xvfb is missing: apt install xvfb")
     reading, writing = os.pipe()
     server = subprocess.Popen(
-        [program, "-displayfd", str(writing), "-screen", "0", first, "-screen", "1", second, "-wr", "-nolisten", "tcp",
-         "-fbdir", str(folder)],
+        [program, "-displayfd", str(writing), "-screen", "0", first, "-screen", "1", second, "-wr", "-noreset",
+         "-nolisten", "tcp", "-fbdir", str(folder)],
         pass_fds=[writing], stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(writing)
@@ -105,6 +105,22 @@ def small(small_server: Screens, monkeypatch: pytest.MonkeyPatch) -> Screens:
 
 
 @pytest.fixture
+def pointer(small: Screens) -> Iterator[Callable[..., None]]:
+    """Moves the pointer of the small server to a place on its second screen, and clicks; takes it away afterwards."""
+    if (program := shutil.which("xdotool")) is None:
+        pytest.skip("xdotool is missing: apt install xdotool")
+
+    def move(x: int, y: int, *, screen: int = 1, clicks: int = 0) -> None:
+        click = ["click", "--repeat", str(clicks), "1"] if clicks else []
+        subprocess.run(
+            [program, "mousemove", "--screen", str(screen), str(x), str(y), *click], check=True, timeout=20
+        )  # fmt: skip
+
+    yield move
+    move(10, 10, screen=0)
+
+
+@pytest.fixture
 def opened() -> Iterator[Callable[..., Display]]:
     """Opens displays and closes them after the test."""
     displays: list[Display] = []
@@ -121,11 +137,11 @@ def opened() -> Iterator[Callable[..., Display]]:
 class Owner:
     """A process of its own that opens a display on the second screen, and does what the test's script says."""
 
-    def __init__(self, script: str) -> None:
+    def __init__(self, script: str, hold_black_s: float) -> None:
         head = (
             "import os, signal, sys\nimport numpy as np\nimport labctl.devices.adapter\n"
             "from labctl.devices.display import Display\n"
-            "display = Display('screen', pitch_um=8.0, hold_black_s=60.0)\n"
+            f"display = Display('screen', pitch_um=8.0, hold_black_s={hold_black_s})\n"
             "def level(n): return np.full(display.shape, n, np.uint8)\n"
             "def say(text): sys.stdout.write(f'{text}\\n'); sys.stdout.flush()\n"
             "say(display._link.pid)\n"
@@ -173,11 +189,11 @@ def _state(pid: int) -> str:
 
 
 @pytest.fixture
-def owner() -> Iterator[Callable[[str], Owner]]:
+def owner() -> Iterator[Callable[..., Owner]]:
     started: list[Owner] = []
 
-    def make(script: str) -> Owner:
-        started.append(Owner(script))
+    def make(script: str, hold_black_s: float = 60.0) -> Owner:
+        started.append(Owner(script, hold_black_s))
         return started[-1]
 
     yield make

@@ -21,7 +21,7 @@ from labctl.errors import DeviceError
 
 pytestmark = pytest.mark.xserver
 Open = Callable[..., Display]
-Start = Callable[[str], Any]
+Start = Callable[..., Any]
 WHITE = np.full((300, 500), 255)
 BLACK = np.zeros((300, 500))
 
@@ -79,6 +79,25 @@ def test_a_killed_owner_leaves_the_screen_black_until_the_next_one_comes(
     display.set_phase(level(80))
     assert small.until(lambda: one.window_state() == "Z")
     assert small.shows(level(80))
+
+
+def test_black_ends_when_its_time_is_over(small: Any, owner: Start) -> None:
+    one = owner("display.set_phase(level(50))\nsay('on')\nsys.stdin.readline()\n", hold_black_s=0.2)
+    assert one.hear() == "on"
+    one.process.kill()
+    assert small.until(lambda: one.window_state() == "Z")
+    assert small.comes_to_show(WHITE)
+
+
+def test_black_ends_when_someone_clicks_three_times(small: Any, owner: Start, pointer: Any) -> None:
+    one = owner("display.set_phase(level(50))\nsay('on')\nsys.stdin.readline()\n")
+    assert one.hear() == "on"
+    pointer(100, 100, clicks=3)  # not while its owner lives
+    one.process.kill()
+    assert small.comes_to_show(BLACK)
+    assert one.window_state() != "Z"
+    pointer(100, 100, clicks=3)
+    assert small.until(lambda: one.window_state() == "Z")
 
 
 def test_black_though_a_fork_of_the_dead_owner_keeps_the_pipe_open(small: Any, owner: Start) -> None:
@@ -172,6 +191,8 @@ def test_a_monitor_that_changes_its_mode_is_lost(small: Any, opened: Open) -> No
         assert "\n" not in str(lost.value)
     finally:
         mode("--output", "screen", "--mode", "640x480")
+        mode("--delmode", "screen", "less")
+        mode("--rmmode", "less")
 
 
 @pytest.mark.parametrize("times", [5, pytest.param(20, marks=pytest.mark.slow)])

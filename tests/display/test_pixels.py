@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slmsuite.hardware.slms.slm import SLM
 
 from labctl.bench import open_bench
 from labctl.config.load import parse_bench
@@ -39,6 +40,17 @@ def test_black_before_the_first_pattern_and_gone_after_the_last(small: Any, open
     assert small.shows(np.zeros((300, 500)))
     display.close()
     assert small.comes_to_show(np.full((300, 500), 255))
+
+
+def test_no_cursor_over_the_pattern(small: Any, opened: Open, pointer: Any) -> None:
+    opened().close()  # until the first program asks for a cursor, an X server shows none
+    pointer(100, 100)
+    assert small.until(lambda: not small.shows(np.full((300, 500), 255)))
+    display = opened()
+    for x in (100, 120):
+        pointer(x, 100)
+        display.set_phase(np.full((300, 500), x, np.uint8))
+        assert small.shows(np.full((300, 500), x))
 
 
 def test_the_desktops_screen_takes_patterns_too_where_that_is_allowed(small: Any, opened: Open) -> None:
@@ -81,6 +93,25 @@ def test_the_look_up_table_picks_the_level_that_gives_the_phase(
     assert abs(int(small.pixels(1)[0, 0, 0]) - 256 / np.sqrt(2)) <= 1
     display.set_phase(np.full((300, 500), 77, np.uint8))
     assert small.shows(np.full((300, 500), 77))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lut": list((np.arange(256) / 256) ** 2)}, {"wav_um": 0.6, "wav_design_um": 0.8}, {"bitdepth": 6}]
+)
+def test_the_short_way_of_gray_levels_ends_where_slmsuites_does(small: Any, opened: Open, options: Any) -> None:
+    display = opened(**options)
+    pattern = np.random.default_rng(2).integers(0, display.bitresolution, (300, 500), dtype=np.uint8)
+    given = pattern.copy()
+    assert display.set_phase(pattern, settle=False) is display.display
+    phase, levels = display.phase.copy(), display.display.copy()
+    assert small.shows(given)
+    SLM.set_phase(display, np.zeros_like(pattern))
+    SLM.set_phase(display, pattern)
+    np.testing.assert_allclose(np.exp(1j * phase), np.exp(1j * display.phase), atol=1e-5)
+    assert np.array_equal(levels, display.display)
+    if display.bitresolution < 256:
+        with pytest.raises(TypeError, match="within the bitdepth"):
+            display.set_phase(np.full((300, 500), 64, np.uint8))
 
 
 def test_a_look_up_table_of_another_depth_is_refused(small: Any, opened: Open, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_monitor_that_is_unplugged_is_lost_and_shows_no_pattern_elsewhere(qapp
 
 
 def test_nothing_lies_over_a_pattern(qapp: Any) -> None:
-    """No frame, nobody above, no cursor (a virtual X server draws none, so this cannot be read off a screen)."""
+    """No frame, nobody above, no cursor."""
     from PySide6.QtCore import Qt
 
     from labctl.devices.display.window import PatternWindow
