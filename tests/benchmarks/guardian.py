@@ -15,9 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "safety")]
-
 from labctl.bench.guardian import Guardian
 from labctl.clock import DrivenClock
 from labctl.optics.geometry import Geometry, Plane
@@ -26,6 +23,7 @@ from labctl.simulation.instruments import Firmware
 from labctl.simulation.terminal import Terminal
 from labctl.simulation.world import World
 
+ROOT = Path(__file__).resolve().parent.parent
 LIGHT = (ROOT / "safety" / "conftest.py").read_text(encoding="utf-8").split('LIGHT = """')[1].split('"""')[0]
 LASER = """
 [instruments.laser]
