@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,6 +32,8 @@ class BenchFacts:
     simulated : bool
     digest : str
         Hash of the bench file's contents.
+    longest_exposure_s : float
+        What the bench file's safety allows, s.
     """
 
     name: str
@@ -46,6 +49,7 @@ class BenchFacts:
     calibrations: Mapping[str, CalibrationRecord] = field(default_factory=dict)
     simulated: bool = False
     digest: str = ""
+    longest_exposure_s: float = math.inf
 
     def calibration(self, kind: str) -> CalibrationRecord:
         """The record of one kind.

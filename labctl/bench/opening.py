@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
         calibrations=calibrations,
         simulated=config.simulated,
         digest=config.digest(),
+        longest_exposure_s=math.inf if config.safety.max_exposure_ms is None else config.safety.max_exposure_ms * 1e-3,
     )
     rehearsal = Rehearsal(config.faults or FaultPlan(), clock)
     armed = bool(rehearsal.plan.plan)

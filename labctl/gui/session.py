@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from labctl.bench.bench import Bench
-from labctl.errors import Aborted, LabctlError
+from labctl.errors import Aborted, LabctlError, SafetyError
 from labctl.gui.bridge import Bridge
 from labctl.gui.mailbox import Mailbox, Shot
 from labctl.gui.status import Outcome, Phase, Status
@@ -313,6 +313,8 @@ class Session:
         except Exception as error:
             self._live = False
             log.error("live view stopped: %s", error, exc_info=None if isinstance(error, LabctlError) else error)
+            if isinstance(error, SafetyError):
+                self._bench.make_safe()  # which also lets the next run begin
             self._enter(Phase.IDLE)
 
     def _run(self, job: Job) -> None:

@@ -23,9 +23,22 @@ def has(facts: BenchFacts, role: str) -> bool:
 
 
 def laser_on(facts: BenchFacts) -> Steps[None]:
-    """Switch the laser on, where there is one."""
+    """Switch the laser on and open the shutter, where there are any."""
     if has(facts, "laser"):
         yield Set("laser", "enabled", True)
+    if has(facts, "shutter"):
+        yield Set("shutter", "open", True)
+
+
+def laser_off(facts: BenchFacts) -> Steps[bool]:
+    """Keep the light from the camera: shut the shutter, or else switch the laser off. Whether there was either."""
+    if has(facts, "shutter"):  # a laser that stays on stays warm
+        yield Set("shutter", "open", False)
+    elif has(facts, "laser"):
+        yield Set("laser", "enabled", False)
+    else:
+        return False
+    return True
 
 
 def full_scale(facts: BenchFacts) -> int:
@@ -74,9 +87,10 @@ def expose_well(
             return exposure
         else:
             exposure *= min(16.0, (target * top - dark) / max(level - dark, 0.02 * top))
-        if exposure > LONGEST_S:
+        longest = min(LONGEST_S, facts.longest_exposure_s)
+        if exposure > longest:
             raise CalibrationError(
-                f"too little light: full scale would need an exposure over {LONGEST_S} s. "
+                f"too little light: full scale would need an exposure over {longest:g} s. "
                 "Check that the laser is on, the shutter open, and the beam reaches the camera"
             )
         if exposure < SHORTEST_S:

@@ -10,8 +10,8 @@ from labctl.bench.facts import BenchFacts
 from labctl.bench.records import CalibrationRecord
 from labctl.errors import CalibrationError
 from labctl.procedures.calibrations.common import record
-from labctl.procedures.exposing import full_scale, has, laser_on
-from labctl.procedures.messages import Exposure, Measure, Prompt, Publish, Set, Steps
+from labctl.procedures.exposing import full_scale, laser_off, laser_on
+from labctl.procedures.messages import Exposure, Measure, Prompt, Publish, Steps
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,12 @@ class Dark:
         return 2 * self.frames
 
     def steps(self, facts: BenchFacts) -> Steps[CalibrationRecord]:
-        if has(facts, "laser"):
-            yield Set("laser", "enabled", False)
-        else:
+        if not (yield from laser_off(facts)):
             answer = yield Prompt("Block the beam or cover the camera, then continue.")
             if answer == "abort":
                 raise CalibrationError("dark frame: not taken, because the light was not blocked")
-        short, long = facts.exposure_s, facts.exposure_s * self.ratio
+        long = min(facts.exposure_s * self.ratio, facts.longest_exposure_s)
+        short = long / self.ratio
         shots = [Exposure(None, None, t, {"for": "dark"}) for t in (short, long) for _ in range(self.frames)]
         taken = yield Measure(shots, "dark frames")
         yield from laser_on(facts)
