@@ -146,4 +146,6 @@ def _notes(config: BenchConfig) -> list[str]:
         notes.append("no device is simulated, so [simulation] has no effect")
     if not config.simulated and not any(part.role in {"laser", "shutter"} for part in config.instruments.values()):
         notes.append("there is no laser or shutter to switch off: the light stays on when a run ends")
+    if config.faults is not None and config.faults.plan:
+        notes.append(f"faults are armed, nothing measured is to be trusted: {'; '.join(map(str, config.faults.plan))}")
     return notes

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from labctl.cli import main
 from labctl.config.faults import FAULTS_OF
+from labctl.config.load import parse_bench
 from labctl.workspace import Workspace
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "rehearse-faults.md"
@@ -19,9 +21,15 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_page_can_be_followed(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_page_can_be_followed(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     (text,) = blocks("toml")
     (workspace.benches / "rehearsal.toml").write_text(text, encoding="utf-8")
+    assert main.run(["bench", "check", "--file-only", "rehearsal"]) == 0
+    assert "faults are armed, nothing measured is to be trusted: camera nan at call 3, 8; " in capsys.readouterr().out
+    assert main.run(["bench", "show", "rehearsal"]) == 0
+    assert parse_bench(capsys.readouterr().out).digest() == parse_bench(text).digest()
     names: dict[str, Any] = {}
     with caplog.at_level(logging.WARNING):
         for script in blocks("python"):

@@ -260,3 +260,17 @@ def test_the_laser_walks_through_ten_simulated_hours() -> None:
     steps = np.abs(np.diff(relative))
     assert steps.max() < 0.1 * np.ptp(relative) + 0.003  # a walk: no jumps
     bench.close()
+
+
+def test_the_cameras_offset_rolls_through_ten_simulated_hours() -> None:
+    text = TEXT.replace("OPTIONS", "readout_ms = 5.0").replace(
+        "full_well_e = 1e6", "full_well_e = 1e6, offset_counts = 200, offset_drift_counts = 20"
+    )
+    bench = open_bench(parse_bench(text))
+    rows = []
+    for _ in range(120):
+        bench.clock.sleep(300.0)
+        rows.append(bench.capture().data.mean(axis=1))
+    assert np.mean(rows) == pytest.approx(200, abs=2)
+    assert np.std(rows, axis=0) == pytest.approx(20, rel=0.05)
+    bench.close()
