@@ -140,6 +140,14 @@ def test_a_window_whose_process_died_is_one_line_and_closes(small: Any, opened: 
         display.set_phase(level(1))
 
 
+def test_what_others_print_into_the_answers_is_passed_over(small: Any, opened: Open) -> None:
+    display = opened()
+    for line in (b"hello\n", b"12\n", b"{}\n"):
+        display._link._take(line)
+    display.set_phase(level(3))
+    assert small.shows(level(3))
+
+
 def test_a_hanging_window_is_given_up_in_time(small: Any, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "CLOSE_LIMIT_S", 0.3)
     display = opened(timeout_s=0.3)

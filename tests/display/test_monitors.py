@@ -126,6 +126,7 @@ def test_qt_stays_out_of_this_process_and_slmsuite_out_of_the_windows() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="speaks of X11")
 def test_the_monitors_of_a_computer_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QT_QPA_PLATFORM", "xcb")
     monkeypatch.setenv("DISPLAY", ":60123")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import subprocess
 import threading
 import time
@@ -26,6 +27,7 @@ from labctl.devices.display.finding import MonitorInfo
 from labctl.devices.display.listing import no_window_system
 from labctl.errors import ConfigError, DeviceError
 
+log = logging.getLogger(__name__)
 SLOTS = 2
 """Patterns in shared memory: one being written here while the other is drawn there."""
 PINGS = 16
@@ -260,8 +262,12 @@ class WindowLink:
 
     def _take(self, line: bytes) -> None:
         now = time.perf_counter_ns()
-        message: dict[str, Any] = json.loads(line) | {"answered_ns": now}
-        event = message["event"]
+        try:
+            message: dict[str, Any] = json.loads(line) | {"answered_ns": now}
+            event = message["event"]
+        except (ValueError, TypeError, KeyError):  # not ours: something that Python printed before our code ran
+            log.debug("display '%s' said %r", self._label, line)
+            return
         with self._news:
             if event in ("shown", "failed"):
                 self._swaps[message["n"]] = message

@@ -36,7 +36,7 @@ def monitors(*, timeout_s: float = LIST_LIMIT_S) -> list[MonitorInfo]:
         ) from None
     if process.returncode != 0:
         raise DeviceError(no_window_system(why(said.decode("utf-8", "replace").splitlines())), device="display")
-    return [MonitorInfo.read(values) for values in json.loads(answer)]
+    return [MonitorInfo.read(values) for values in json.loads(answer.splitlines()[-1])]
 
 
 def no_window_system(reason: str) -> str:
