@@ -21,6 +21,7 @@ BUILT_IN = {
     "display": "labctl.devices.display:Display",
     "opencv": "labctl.devices.opencv:OpenCVCamera",
     "basler": "labctl.devices.basler:BaslerCamera",
+    "aravis": "labctl.devices.aravis:AravisCamera",
     "visa": "labctl.devices.visa:VisaInstrument",
     "serial": "labctl.devices.serial:SerialInstrument",
 }

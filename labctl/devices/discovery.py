@@ -5,6 +5,7 @@ Nothing is opened, and nothing is sent to an instrument. Each kit is asked in a 
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import json
 import subprocess
@@ -149,6 +150,8 @@ def _look(source: str, limit_s: float) -> Finding:
     if kit is not None:
         if kit.windows and sys.platform != "win32":
             return Finding(source, note=f"{kit.what}: for Windows only", installed=False)
+        if source == "aravis" and ctypes.util.find_library("aravis-0.8") is None:
+            return Finding(source, note=f"{kit.what}: the library Aravis 0.8 is not installed", installed=False)
         if kit.packages and not any(_importable(package) for package in kit.packages):
             named = " or ".join(kit.packages)
             return Finding(source, note=f"{kit.what}: {named} is not installed: {kit.install}", installed=False)

@@ -54,6 +54,7 @@ KITS = {
     "micromanager": Kit(
         "cameras of Micro-Manager", "camera", "slmsuite:mmcore.MMCore", ("pymmcore",), "pip install pymmcore"
     ),
+    "aravis": Kit("GigE Vision cameras", "camera", "aravis"),
     "opencv": Kit("UVC cameras", "camera", "opencv"),
     "holoeye": Kit("Holoeye SLMs", "slm", "slmsuite:holoeye.Holoeye", ("HEDS",), "install Holoeye's SLM Display SDK"),
     "santec": Kit("Santec SLMs", "slm", "slmsuite:santec.Santec", windows=True),
