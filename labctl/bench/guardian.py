@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from labctl.config.schema import BenchConfig
@@ -68,6 +69,7 @@ class Guardian:
             stdout=subprocess.PIPE,
             stderr=_stderr(),
             bufsize=0,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
             **more,
         )
         self._close_in_forks()
@@ -88,9 +90,10 @@ class Guardian:
         if self._answers != [READY]:
             self._process.kill()
             self._end()
+            why = self._answers[0].decode("ascii", "replace").strip() if self._answers else ""
             raise DeviceError(
-                "safety: the guardian process did not start: try again, or set guardian = false in [safety] to work "
-                "without one"
+                f"safety: the guardian process did not start{f' ({why})' if why else ''}: "
+                "correct that, or set guardian = false in [safety] to work without one"
             )
 
     def check(self) -> None:

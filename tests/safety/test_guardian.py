@@ -77,14 +77,13 @@ def start(tmp_path: Path, light: str) -> Iterator[Start]:
         def begin(instruments: str, death: str) -> tuple[subprocess.Popen[str], dict[str, int]]:
             file = tmp_path / "small.toml"
             file.write_text(light + instruments, encoding="utf-8")
-            path = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
             process = stack.enter_context(
                 subprocess.Popen(
                     [sys.executable, str(HERE / "killed_bench.py"), str(file), death],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env=os.environ | {"PYTHONPATH": path},
+                    env=os.environ | {"PYTHONPATH": str(HERE.parent.parent)},
                     text=True,
                     encoding="utf-8",
                 )
@@ -207,6 +206,14 @@ def test_a_guardian_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "executable", _python_that_ends())
     guardian = Guardian([])
     with pytest.raises(DeviceError, match="the guardian process did not start"):
+        guardian.wait_ready()
+
+
+def test_a_guardian_that_cannot_load_a_driver_says_so() -> None:
+    guardian = Guardian(
+        [{"name": "laser", "driver": "nowhere:Laser", "options": {}, "role": "laser", "safe_state": {}}]
+    )
+    with pytest.raises(DeviceError, match=r"did not start \(instruments.laser.driver: 'nowhere:Laser' cannot be imp"):
         guardian.wait_ready()
 
 

@@ -7,7 +7,7 @@ and made safe. Not before: a serial port has one owner. Nothing is listened to b
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import json
 import logging
 import signal
@@ -96,12 +96,17 @@ def main() -> int:
     if not first.endswith(b"\n"):
         return 0  # labctl ended before it opened anything
     wards = json.loads(first)
-    for ward in wards:  # importing takes time that there is now
-        with contextlib.suppress(LabctlError, ImportError):  # opening will say so again
-            driver_class(ward["driver"], role=ward["name"])
-            __import__(LIBRARIES.get(ward["driver"], "labctl"))
-    sys.stdout.buffer.write(READY)
+    answer, code = READY, 0
+    try:
+        for ward in wards:  # importing takes time that there is now
+            driver_class(ward["driver"], role=f"instruments.{ward['name']}")
+            importlib.import_module(LIBRARIES.get(ward["driver"], "labctl"))
+    except (LabctlError, ImportError) as error:
+        answer, code = " ".join(str(error).split()).encode("ascii", "replace") + b"\n", 1
+    sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()
+    if code:
+        return code
     if sys.stdin.buffer.readline() == STAND_DOWN:
         return 0
     return 0 if guard(wards) else 1
