@@ -218,6 +218,16 @@ class Sampler:
             (window[1] - window[0], window[3] - window[2]), (int(low[0]), int(low[1])),
         )  # fmt: skip
 
+    def lines(self, columns: int) -> Complex:
+        """Room for the rows that the window needs and their padding, kept from frame to frame."""
+        if "lines" not in self._room:
+            self._room["lines"] = np.zeros((self.rows, 2 * columns), np.complex64)
+        return self._room["lines"]
+
+    @cached_property
+    def _room(self) -> dict[str, Complex]:
+        return {}
+
     def cut(self, plane: Float) -> Float:
         """The part that the window needs of a whole oversampled camera plane, whose origin is its first element."""
         rows, columns = (np.arange(self.low[i], self.low[i] + n) for i, n in ((0, self.rows), (1, self.columns)))

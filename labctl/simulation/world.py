@@ -196,10 +196,12 @@ class World:
         behind = self._behind
         np.multiply(spectrum, field, out=behind[:, :rows])
         behind[:, rows:] = 0
-        camera = fft(behind, axis=1, workers=WORKERS, overwrite_x=True)[:, : sampler.rows]
-        camera = fft(np.ascontiguousarray(camera.T), n=2 * columns, axis=1, workers=WORKERS)
-        camera = np.ascontiguousarray(camera[:, : sampler.columns])
-        parts = camera.view(np.float32).reshape(*camera.shape, 2)
+        lines = fft(behind, axis=1, workers=WORKERS, overwrite_x=True)[:, : sampler.rows]
+        camera = sampler.lines(columns)
+        camera[:, :columns] = lines.T
+        camera[:, columns:] = 0
+        camera = fft(camera, axis=1, workers=WORKERS, overwrite_x=True)
+        parts = camera.view(np.float32).reshape(*camera.shape, 2)[:, : sampler.columns]
         return sampler(np.einsum("yxk,yxk->yx", parts, parts))
 
     def _incoherent_intensity(self, start: float, exposure_s: float, window: Window) -> Float:
