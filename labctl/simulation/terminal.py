@@ -77,8 +77,10 @@ class Terminal:
             *lines, buffer = buffer.split(b"\n")
             for raw in lines:
                 line = raw.decode("ascii", errors="replace").strip()
-                for answer in self._firmware.lines(line):
-                    os.write(self._ours, answer)
+                answers = self._firmware.lines(line)
+                # noted before it is answered: whoever has the answer finds the question in `received`
                 with self._came:
                     self._lines.append(line)
                     self._came.notify_all()
+                for answer in answers:
+                    os.write(self._ours, answer)

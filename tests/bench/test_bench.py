@@ -182,7 +182,8 @@ def test_a_driver_that_fails_to_open_closes_what_was_open(text: str, monkeypatch
     )
     with pytest.raises(DeviceError, match=r"camera: Broken could not be opened .*no camera on the bus.*check"):
         open_bench(parse_bench(changed))
-    assert closed[:2] == ["simulated input panel", "simulated SLM"]
+    # slmsuite closes once more when a driver is collected: the order of the first times counts
+    assert list(dict.fromkeys(closed)) == ["simulated input panel", "simulated SLM"]
 
 
 @settings(max_examples=40)
