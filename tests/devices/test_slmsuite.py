@@ -57,6 +57,9 @@ def test_slmsuites_fourier_calibration_runs_with_a_pinhole_on_the_input() -> Non
         warnings.simplefilter("ignore")  # it says that there is no GPU
         from slmsuite.hardware.cameraslms import FourierSLM
 
+    # slmsuite's hologram starts from random phases, and from about one start in seven it takes the spots for their mirror
+    # image; what is pinned here is that the calibration runs on our devices, so the start is fixed
+    np.random.seed(1)  # noqa: NPY002 - slmsuite draws from the global state
     bench = open_bench(parse_bench(TEXT))
     try:
         pinhole = np.zeros((64, 64), np.uint8)
@@ -76,7 +79,7 @@ def test_slmsuites_fourier_calibration_runs_with_a_pinhole_on_the_input() -> Non
             return done
 
         slm.set_phase = settled
-        calibration = system.fourier_calibrate(array_shape=(4, 3), array_pitch=(20, 20), plot=False)
+        calibration = system.fourier_calibrate(array_shape=(5, 4), array_pitch=(18, 18), plot=False)
     finally:
         bench.close()
     scale = 0.1 / 5.5e-6
