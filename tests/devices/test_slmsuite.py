@@ -57,7 +57,7 @@ def test_slmsuites_fourier_calibration_runs_with_a_pinhole_on_the_input() -> Non
         warnings.simplefilter("ignore")  # it says that there is no GPU
         from slmsuite.hardware.cameraslms import FourierSLM
 
-    # slmsuite's hologram starts from random phases, and from about one start in seven it takes the spots for their mirror
+    # slmsuite's hologram starts from random phases, and about one start in seven takes the spots for their mirror
     # image; what is pinned here is that the calibration runs on our devices, so the start is fixed
     np.random.seed(1)  # noqa: NPY002 - slmsuite draws from the global state
     bench = open_bench(parse_bench(TEXT))
