@@ -69,8 +69,21 @@ def test_the_dark_frame_switches_the_laser_off_and_on_again(scored: Make) -> Non
     """Message by message, without hardware."""
     steps = Dark().steps(scored().bench.facts)
     assert next(steps) == Set("laser", "enabled", False)
+    assert steps.send(None) == Set("camera", "window", None)
     assert isinstance(steps.send(None), Measure)
     steps.close()
+
+
+def test_a_narrow_window_left_by_an_aborted_run_spoils_nothing(scored: Make) -> None:
+    """Dark frame and registration are of the whole sensor, whatever the camera read before."""
+    made = scored("typical")
+    engine = Engine(made.bench)
+    made.bench.set("camera", "window", (600, 800, 100, 900))
+    dark = engine.run(Dark())
+    assert dark["offset"].shape == made.bench.facts.geometry.camera.shape
+    made.bench.with_calibrations({"dark": dark})
+    made.bench.set("camera", "window", (600, 800, 100, 900))
+    assert engine.run(Registration()).quality["residual_px"] < 0.5
 
 
 def test_each_says_how_many_frames_it_means_to_take(scored: Make) -> None:

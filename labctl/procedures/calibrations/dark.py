@@ -11,7 +11,7 @@ from labctl.bench.records import CalibrationRecord
 from labctl.errors import CalibrationError
 from labctl.procedures.calibrations.common import record
 from labctl.procedures.exposing import full_scale, laser_off, laser_on
-from labctl.procedures.messages import Exposure, Measure, Prompt, Publish, Steps
+from labctl.procedures.messages import Exposure, Measure, Prompt, Publish, Set, Steps
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Dark:
             answer = yield Prompt("Block the beam or cover the camera, then continue.")
             if answer == "abort":
                 raise CalibrationError("dark frame: not taken, because the light was not blocked")
+        yield Set("camera", "window", None)  # an aborted run may have left a narrow one
         long = min(facts.exposure_s * self.ratio, facts.longest_exposure_s)
         short = long / self.ratio
         shots = [Exposure(None, None, t, {"for": "dark"}) for t in (short, long) for _ in range(self.frames)]

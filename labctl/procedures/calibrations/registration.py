@@ -12,7 +12,7 @@ from labctl.bench.records import CalibrationRecord
 from labctl.errors import CalibrationError
 from labctl.procedures.calibrations.common import black, flat, record
 from labctl.procedures.exposing import blaze, brightest, centroid, expose_well, gray, laser_on, signal, square
-from labctl.procedures.messages import Exposure, Gray, Measure, Publish, Steps
+from labctl.procedures.messages import Exposure, Gray, Measure, Publish, Set, Steps
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Registration:
 
     def steps(self, facts: BenchFacts) -> Steps[CalibrationRecord]:
         yield from laser_on(facts)
+        yield Set("camera", "window", None)  # an aborted run may have left a narrow one
         still, dark = flat(facts), black(facts)
         reach = self.span_px / 2 - self.dot_px
         middle = np.asarray(facts.geometry.input.centre)
