@@ -39,6 +39,7 @@ class Overexpose:
 def test_the_dark_frame_shuts_the_shutter_and_leaves_the_laser_warm(lit: Lit, light: str, simulated: str) -> None:
     steps = Dark().steps(lit(light + simulated).facts)
     assert next(steps) == Set("shutter", "open", False)
+    assert steps.send(None) == Set("camera", "window", None)
     assert isinstance(steps.send(None), Measure)
     steps.close()
 
@@ -56,7 +57,8 @@ def test_calibrations_keep_to_the_longest_exposure(lit: Lit, light: str) -> None
     assert facts.longest_exposure_s == pytest.approx(4e-3)
     steps = Dark().steps(facts)
     next(steps)
-    asked = steps.send("continue")
+    assert steps.send("continue") == Set("camera", "window", None)
+    asked = steps.send(None)
     assert isinstance(asked, Measure)
     times = [shot.exposure_s for shot in asked.exposures]
     assert max(times) == pytest.approx(4e-3)
