@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,14 @@ class Frame:
         Where the frame's corner lies on the sensor.
     tag : dict
         What the procedure called the exposure, e.g. ``{"image": 17}``.
+    shown_slm, shown_input : float
+        When the SLM pattern, and the input pattern, was commanded, on the bench's clock, s; nan if unknown.
+    slm_before : str
+        Token of the SLM pattern before this one: what a late swap would have left in the light; "" for none.
+    repeats : int
+        How often the exposure had to be taken again before this frame was believed.
+    proof : int
+        Code number of the proof of pairing that was read back from this frame; -1 if the run has no proof.
     """
 
     data: NDArray[np.unsignedinteger[Any]]
@@ -40,3 +49,8 @@ class Frame:
     input: str
     origin: tuple[int, int] = (0, 0)
     tag: dict[str, Any] = field(default_factory=dict)
+    shown_slm: float = math.nan
+    shown_input: float = math.nan
+    slm_before: str = ""
+    repeats: int = 0
+    proof: int = -1
