@@ -23,11 +23,10 @@ Ceiling = Annotated[float, typer.Option(min=0.05, max=1.0, help="Modulus shown a
 def calibrate(bench: BenchName = "sim-4f", yes: Yes = False, json: AsJson = False) -> None:
     """Measure dark frame, camera gain, registration and Fourier centre, and keep the records."""
     with opened(bench, yes=yes) as (device_bench, config, workspace):
-        from labctl.procedures.calibrations import Calibrate
+        from labctl.runs.offers import prepare
 
-        outcome = perform(
-            Calibrate(), device_bench, workspace, provenance={"config": config.model_dump(mode="json")}, quiet=json
-        )
+        prepared = prepare("calibrate", {}, workspace, config)
+        outcome = perform(prepared, device_bench, workspace, quiet=json)
     rows = [
         {"calibration": record.kind, "run": record.run, **{name: round(f, 6) for name, f in record.quality.items()}}
         for record in outcome.records
@@ -110,22 +109,21 @@ def evaluate(
     """Show a model on a bench as it is calibrated now, and count its right answers on test images."""
     with opened(bench, yes=yes) as (device_bench, config, workspace):
         with console.status("loading the model and the images"):
-            from labctl.optics.encoders import EncoderSpec
-            from labctl.procedures.evaluate import Evaluate
-            from labctl.runs.preparing import prepare_task, provenance
+            from labctl.runs.offers import prepare
 
-            task = prepare_task(model, workspace.models, images=images, train=40, seed=seed)
-        outcome = perform(
-            Evaluate(task, not uncalibrated, EncoderSpec(encoder, ceiling)), device_bench, workspace,
-            provenance=provenance(config, task, seed=seed), quiet=json,
-        )  # fmt: skip
+            wanted = {
+                "model": model, "images": images, "seed": seed, "encoder": encoder, "ceiling": ceiling,
+                "calibrated": not uncalibrated,
+            }  # fmt: skip
+            prepared = prepare("evaluate", wanted, workspace, config)
+        outcome = perform(prepared, device_bench, workspace, quiet=json)
     row = outcome.result.arm.row()
     tile_r = [float(r) for r in outcome.result.tile_r if r == r]
     if json:
         typer.echo(json_module.dumps({"run": outcome.run_id, "tile_r": tile_r, **row}, indent=1))
         return
     output.print(
-        f"{task.model} on {config.bench.name}: {row['accuracy (%)']:.1f} % of {row['images']} images "
+        f"{model} on {config.bench.name}: {row['accuracy (%)']:.1f} % of {row['images']} images "
         f"({row['accuracy (%) low']:.1f} to {row['accuracy (%) high']:.1f} %), "
         f"tiles r {sum(tile_r) / len(tile_r):.3f} mean, {min(tile_r):.3f} worst\nrun      {outcome.folder}"
     )

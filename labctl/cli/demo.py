@@ -25,15 +25,11 @@ def run_demo(*, bench: str, model: str, images: int, seed: int, yes: bool, as_js
     started = time.monotonic()
     with opened(bench, yes=yes) as (device_bench, config, workspace):
         with console.status("loading the model and the images"):
-            from labctl.procedures.demo import Demo
-            from labctl.runs.preparing import prepare_task, provenance
+            from labctl.runs.offers import prepare
             from labctl.runs.report import write_report
 
-            task = prepare_task(model, workspace.models, images=images, seed=seed)
-        outcome = perform(
-            Demo(task, seed=seed), device_bench, workspace,
-            provenance=provenance(config, task, seed=seed), quiet=as_json,
-        )  # fmt: skip
+            prepared = prepare("demo", {"model": model, "images": images, "seed": seed}, workspace, config)
+        outcome = perform(prepared, device_bench, workspace, quiet=as_json)
     report = write_report(outcome.folder) if outcome.folder else None
     result = outcome.result
     seconds = time.monotonic() - started
@@ -52,7 +48,7 @@ def run_demo(*, bench: str, model: str, images: int, seed: int, yes: bool, as_js
         }
         typer.echo(json.dumps(facts, indent=1))
         return
-    title = f"{task.model} on {config.bench.name}" + (" (simulated bench)" if config.simulated else "")
+    title = f"{model} on {config.bench.name}" + (" (simulated bench)" if config.simulated else "")
     output.print(results_table(title, result.report.table))
     output.print(result.report.summary)
     output.print(f"\n{seconds:.0f} s\nrun     {outcome.folder}\nreport  {report}")

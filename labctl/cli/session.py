@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,11 +15,10 @@ from labctl.errors import LabctlError
 if TYPE_CHECKING:
     from labctl.bench.bench import Bench
     from labctl.config.schema import BenchConfig
-    from labctl.procedures.messages import Procedure, Prompt
+    from labctl.procedures.messages import Prompt
+    from labctl.runs.offers import Prepared
     from labctl.runs.session import Outcome
     from labctl.workspace import Workspace
-
-Result = TypeVar("Result")
 
 
 def ask(prompt: Prompt) -> str:
@@ -80,14 +79,13 @@ def opened(bench: str, *, yes: bool, seed: int | None = None) -> Iterator[tuple[
 
 
 def perform(
-    procedure: Procedure[Result],
+    prepared: Prepared,
     bench: Bench,
     workspace: Workspace,
     *,
-    provenance: Mapping[str, Any],
     quiet: bool,
-) -> Outcome[Result]:
-    """Run one procedure with a progress bar; Ctrl-C stops it at a frame, a second one at once.
+) -> Outcome[Any]:
+    """Run a prepared procedure with a progress bar; Ctrl-C stops it at a frame, a second one at once.
 
     Raises
     ------
@@ -100,10 +98,10 @@ def perform(
         engine = make_engine(bench, runs_dir=workspace.runs, observer=observer, answer=ask)
         with interruptible(engine):
             return execute(
-                procedure,
+                prepared.procedure,
                 bench,
                 runs_dir=workspace.runs,
                 calibration_dir=workspace.calibration,
-                provenance=provenance,
+                provenance=prepared.provenance,
                 engine=engine,
             )

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labctl.bench.bench import Bench
+from labctl.config.schema import BenchConfig
 from labctl.errors import LabctlError
 from labctl.gui.session import Hooks
 from labctl.gui.status import Outcome
-from labctl.procedures.messages import Procedure
+from labctl.runs.offers import Prepared
 from labctl.workspace import Workspace
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A procedure, and what its run's record says of where it came from."""
-
-    procedure: Procedure[Any]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,26 +81,26 @@ def _report(folder: Path | None) -> Path | None:
         return None
 
 
-def calibrate(workspace: Workspace) -> ProcedureJob:
+ConfigOf = Callable[[Bench], BenchConfig]
+"""Tells what bench file an open bench was opened with."""
+
+
+def calibrate(workspace: Workspace, config_of: ConfigOf) -> ProcedureJob:
     """All calibrations, in their order."""
-
-    def prepare(_bench: Bench) -> Prepared:
-        from labctl.procedures.calibrations import Calibrate
-
-        return Prepared(Calibrate())
-
-    return ProcedureJob("calibration", workspace, prepare)
+    return _offered("calibration", "calibrate", {}, workspace, config_of)
 
 
-def demo(workspace: Workspace, bench: str, model: str, images: int) -> ProcedureJob:
+def demo(workspace: Workspace, config_of: ConfigOf, model: str, images: int) -> ProcedureJob:
     """Calibrate, deploy, capture test images, refit: the table of arms."""
+    return _offered("demo", "demo", {"model": model, "images": images}, workspace, config_of)
 
-    def prepare(_bench: Bench) -> Prepared:
-        from labctl.config import load_bench
-        from labctl.procedures.demo import Demo
-        from labctl.runs.preparing import prepare_task, provenance
 
-        task = prepare_task(model, workspace.models, images=images)
-        return Prepared(Demo(task), provenance(load_bench(bench, workspace), task, seed=0))
+def _offered(
+    title: str, name: str, parameters: Mapping[str, Any], workspace: Workspace, config_of: ConfigOf
+) -> ProcedureJob:
+    def make(bench: Bench) -> Prepared:
+        from labctl.runs.offers import prepare
 
-    return ProcedureJob("demo", workspace, prepare)
+        return prepare(name, parameters, workspace, config_of(bench))
+
+    return ProcedureJob(title, workspace, make)

@@ -5,7 +5,7 @@ Everything heavy (torch, slmsuite) is imported where it is used, on the hardware
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +13,7 @@ from labctl.workspace import Workspace, find
 
 if TYPE_CHECKING:
     from labctl.bench.bench import Bench
+    from labctl.config.schema import BenchConfig
     from labctl.gui.session import Job
 
 
@@ -52,9 +53,10 @@ class Workplace(Protocol):
 
 @dataclass(frozen=True)
 class RealWorkplace:
-    """A workspace on disk."""
+    """A workspace on disk, and the bench files that were opened from it, as they were then, by their digest."""
 
     workspace: Workspace
+    _opened: dict[str, BenchConfig] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def find(cls, start: Path | None = None) -> RealWorkplace:
@@ -79,16 +81,22 @@ class RealWorkplace:
         from labctl.bench.opening import open_bench  # slow: drivers and slmsuite
         from labctl.config import load_bench
 
-        return open_bench(load_bench(name, self.workspace), calibration_dir=self.workspace.calibration)
+        config = load_bench(name, self.workspace)
+        bench = open_bench(config, calibration_dir=self.workspace.calibration)
+        self._opened[bench.facts.digest] = config
+        return bench
 
     def demo(self, bench: str, model: str, images: int) -> Job:
         """The demo as a job."""
         from labctl.gui.jobs import demo
 
-        return demo(self.workspace, bench, model, images)
+        return demo(self.workspace, self._config_of, model, images)
 
     def calibration(self) -> Job:
         """Every calibration of the open bench as a job."""
         from labctl.gui.jobs import calibrate
 
-        return calibrate(self.workspace)
+        return calibrate(self.workspace, self._config_of)
+
+    def _config_of(self, bench: Bench) -> BenchConfig:
+        return self._opened[bench.facts.digest]

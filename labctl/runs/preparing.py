@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from labctl.errors import ModelError
 
 if TYPE_CHECKING:
-    from labctl.config.schema import BenchConfig
     from labctl.procedures.evaluate import Task
 
 TRAINING_CAPTURES = 500
@@ -42,11 +41,7 @@ def prepare_task(model: str, models_dir: Path, *, images: int, train: int = TRAI
     return Task.of(bundle, test, load(name, "train", limit=train, seed=seed))
 
 
-def provenance(config: BenchConfig, task: Task, *, seed: int) -> dict[str, Any]:
-    """What a run must remember to be repeated."""
-    return {
-        "config": config.model_dump(mode="json"),
-        "models": {task.model: task.model_hash},
-        "data": {task.data_source: task.data_hash},
-        "seeds": {"images and refit": seed, "world": config.simulation.seed if config.simulation else None},
-    }
+def provenance(task: Task, *, seed: int) -> dict[str, Any]:
+    """What a run of this task must remember, besides bench and recipe, to be repeated: hashes and seeds."""
+    images = {f"{task.data_source}, {part.split}": part.sha256 for part in (task.test, task.train)}
+    return {"models": {task.model: task.model_hash}, "data": images, "seeds": {"images and refit": seed}}
