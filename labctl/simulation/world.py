@@ -125,7 +125,12 @@ class World:
         return self._power(now, now, np.random.Generator(np.random.SFC64([self._seed, 3, number])))
 
     def expose(
-        self, exposure_s: float, window: Window | None = None, *, start: float | None = None
+        self,
+        exposure_s: float,
+        window: Window | None = None,
+        *,
+        start: float | None = None,
+        number: int | None = None,
     ) -> NDArray[np.uint16]:
         """One exposure that starts now and lasts `exposure_s` on the world's clock.
 
@@ -138,6 +143,8 @@ class World:
             Default the whole sensor.
         start : float, s, optional
             A past start of the exposure: the light of then is rendered, and no time passes now.
+        number : int, optional
+            Of the exposure: it seeds the noise. Default: they are counted.
 
         Returns
         -------
@@ -146,8 +153,9 @@ class World:
         if start is None:
             start = self.clock.now()
             self.clock.sleep(exposure_s)
-        number = self._exposures
-        self._exposures += 1
+        if number is None:
+            number = self._exposures
+            self._exposures += 1
         shape = self._geometry.camera.shape
         window = window or (0, shape[0], 0, shape[1])
         noise = np.random.Generator(np.random.SFC64([self._seed, number]))
