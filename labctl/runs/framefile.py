@@ -132,7 +132,7 @@ def read_table(path: Path) -> NDArray[Any]:
         If the file is not there, is being written, or is damaged.
     """
     with open_frames(path) as file:
-        return _rows(file)
+        return rows_of(file)
 
 
 def read_frames(path: Path, *, check: bool = False) -> Iterator[Frame]:
@@ -149,21 +149,32 @@ def read_frames(path: Path, *, check: bool = False) -> Iterator[Frame]:
         As `read_table`; or if a checksum does not fit.
     """
     with open_frames(path) as file:
-        for number, row in enumerate(_rows(file)):
-            data = file["frames"][row["stack"].decode()][int(row["index"])]
-            if check and checksum(data) != row["crc32"]:
-                raise RunError(f"{path}: frame {number} does not fit its checksum: the file was damaged after the run")
-            yield Frame(
-                data=data,
-                number=int(row["number"]),
-                started=float(row["started"]),
-                ended=float(row["ended"]),
-                exposure_s=float(row["exposure_s"]),
-                slm=row["slm"].decode(),
-                input=row["input"].decode(),
-                origin=(int(row["origin"][0]), int(row["origin"][1])) if "origin" in row.dtype.names else (0, 0),
-                tag=json.loads(file["tags"].asstr()[number]),
-            )
+        for number, row in enumerate(rows_of(file)):
+            yield frame_at(file, number, row, check=check)
+
+
+def frame_at(file: h5py.File, number: int, row: Any, *, check: bool = False) -> Frame:
+    """One frame of an open file: the `number`-th of `rows_of`, whose row is `row`.
+
+    Raises
+    ------
+    RunError
+        With `check`, if it does not fit its checksum.
+    """
+    data = file["frames"][row["stack"].decode()][int(row["index"])]
+    if check and checksum(data) != row["crc32"]:
+        raise RunError(f"{file.filename}: frame {number} does not fit its checksum: the file was damaged after the run")
+    return Frame(
+        data=data,
+        number=int(row["number"]),
+        started=float(row["started"]),
+        ended=float(row["ended"]),
+        exposure_s=float(row["exposure_s"]),
+        slm=row["slm"].decode(),
+        input=row["input"].decode(),
+        origin=(int(row["origin"][0]), int(row["origin"][1])) if "origin" in row.dtype.names else (0, 0),
+        tag=json.loads(file["tags"].asstr()[number]),
+    )
 
 
 def open_frames(path: Path) -> h5py.File:
@@ -179,7 +190,8 @@ def open_frames(path: Path) -> h5py.File:
         raise RunError(f"{path} {text}") from error
 
 
-def _rows(file: h5py.File) -> NDArray[Any]:
+def rows_of(file: h5py.File) -> NDArray[Any]:
+    """One row of type `ROW` per readable frame of an open file, in the order captured."""
     table: NDArray[Any] = file["table"][()]
     written: NDArray[Any] = table[table["stack"] != b""][: len(file["tags"])]
     return written
