@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from labctl.errors import CalibrationError
 
 FORMAT = "labctl calibration 1"
+TEXTS = ("kind", "bench", "taken", "run", "bench_digest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +80,7 @@ def save_record(folder: Path, record: CalibrationRecord) -> Path:
     target = folder / f"{record.kind}.h5"
     part = target.with_suffix(".h5.part")
     with h5py.File(part, "w") as file:
-        file.attrs["format"] = FORMAT
-        for name in ("kind", "bench", "taken", "run", "bench_digest"):
-            file.attrs[name] = getattr(record, name)
-        for name, value in record.values.items():
-            data = file.create_dataset(f"values/{name}", data=np.asarray(value))
-            data.attrs["unit"] = record.units[name]
-            if name in record.uncertainties:
-                file.create_dataset(f"uncertainties/{name}", data=np.asarray(record.uncertainties[name]))
-        quality = file.create_group("quality")
-        for name, figure in record.quality.items():
-            quality.attrs[name] = float(figure)
+        write_record(file, record)
     if target.exists():
         history = folder / "history"
         history.mkdir(exist_ok=True)
@@ -111,14 +102,44 @@ def load_record(path: Path) -> CalibrationRecord:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise CalibrationError(f"{path} is not a labctl calibration record: move it away and calibrate again")
-            values = {name: data[()] for name, data in file["values"].items()}
-            units = {name: str(data.attrs["unit"]) for name, data in file["values"].items()}
-            spread = {name: data[()] for name, data in file.get("uncertainties", {}).items()}
-            quality = {name: float(figure) for name, figure in file["quality"].attrs.items()}
-            text = {name: str(file.attrs[name]) for name in ("kind", "bench", "taken", "run", "bench_digest")}
+            return read_record(file)
     except (OSError, KeyError) as error:
         raise CalibrationError(f"{path} cannot be read as a calibration record ({error}): calibrate again") from error
-    return CalibrationRecord(values=values, units=units, uncertainties=spread, quality=quality, **text)
+
+
+def write_record(group: h5py.Group, record: CalibrationRecord, *, compress: bool = False) -> None:
+    """Put a record into an empty group of an HDF5 file, bit for bit; `compress` its arrays, with a checksum each."""
+    filters: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+    group.attrs["format"] = FORMAT
+    for name in TEXTS:
+        group.attrs[name] = getattr(record, name)
+    for folder, arrays in (("values", record.values), ("uncertainties", record.uncertainties)):
+        for name, value in arrays.items():
+            array = np.asarray(value)
+            packed = compress and array.size > 0 and array.ndim > 0
+            data = group.create_dataset(f"{folder}/{name}", data=array, **(filters if packed else {}))
+            if folder == "values":
+                data.attrs["unit"] = record.units[name]
+    quality = group.create_group("quality")
+    for name, figure in record.quality.items():
+        quality.attrs[name] = float(figure)
+
+
+def read_record(group: h5py.Group) -> CalibrationRecord:
+    """The record that `write_record` put into a group.
+
+    Raises
+    ------
+    OSError, KeyError
+        If the group holds none, or it is damaged.
+    """
+    return CalibrationRecord(
+        values={name: data[()] for name, data in group["values"].items()},
+        units={name: str(data.attrs["unit"]) for name, data in group["values"].items()},
+        uncertainties={name: data[()] for name, data in group.get("uncertainties", {}).items()},
+        quality={name: float(figure) for name, figure in group["quality"].attrs.items()},
+        **{name: str(group.attrs[name]) for name in TEXTS},
+    )
 
 
 def load_records(folder: Path) -> dict[str, CalibrationRecord]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
-import hashlib
 import json
 import os
 import re
@@ -22,14 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-import numpy as np
-
 from labctl.bench.bench import Bench
 from labctl.bench.frames import Frame
-from labctl.bench.records import CalibrationRecord
 from labctl.errors import RunError
 from labctl.procedures.messages import Exposure, Procedure
 from labctl.runs import environment
+from labctl.runs.facts import keep_facts
 from labctl.runs.framefile import FrameFile
 from labctl.runs.lock import FolderLock
 from labctl.runs.recorded import RecordedRun, open_run
@@ -85,7 +82,8 @@ class RunStore:
             self.runs_dir.mkdir(parents=True, exist_ok=True)
             path.mkdir()
             sync_folder(self.runs_dir)
-            intent = _intent(run_id, now, procedure, bench, provenance or {})
+            kept = keep_facts(path, bench.facts)  # before run.json: what is a run has its calibrations
+            intent = _intent(run_id, now, procedure, bench, kept, provenance or {})
             return RunFolder(path, intent, keep_input_patterns=self.keep_input_patterns)
 
 
@@ -247,19 +245,14 @@ def disk_errors(what: str) -> Iterator[None]:
         raise RunError(f"{what} ({why})") from error
 
 
-def record_digest(record: CalibrationRecord) -> str:
-    """A hash of what a calibration record says."""
-    digest = hashlib.blake2b(record.kind.encode(), digest_size=8)
-    for name in sorted(record.values):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(record.values[name]).tobytes())
-    return digest.hexdigest()
-
-
 def _intent(
-    run_id: str, now: dt.datetime, procedure: Procedure[Any], bench: Bench, provenance: Mapping[str, Any]
+    run_id: str,
+    now: dt.datetime,
+    procedure: Procedure[Any],
+    bench: Bench,
+    kept: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    facts = bench.facts
     parameters: dict[str, Any] = {}
     if is_dataclass(procedure):
         parameters = recorded_fields(procedure)
@@ -271,24 +264,10 @@ def _intent(
         "procedure": {
             "name": procedure.name,
             "type": f"{kind.__module__}:{kind.__qualname__}",
-            "exposures": int(procedure.exposures(facts)),
+            "exposures": int(procedure.exposures(bench.facts)),
             "parameters": parameters,
         },
-        "bench": {
-            "name": facts.name,
-            "digest": facts.digest,
-            "simulated": facts.simulated,
-            "geometry": to_json(facts.geometry),
-            "exposure_s": facts.exposure_s,
-            "slm_settle_s": facts.slm_settle_s,
-            "input_settle_s": facts.input_settle_s,
-            "readout_s": facts.readout_s,
-            "instruments": dict(facts.instruments),
-            "calibrations": {
-                kind: {"taken": record.taken, "run": record.run, "digest": record_digest(record)}
-                for kind, record in facts.calibrations.items()
-            },
-        },
+        "bench": kept,
         "devices": bench.devices,
         "versions": environment.versions(),
         "git": environment.git_revision(),
