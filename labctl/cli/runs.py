@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from labctl.cli.runs_export import export
 from labctl.cli.runs_labels import index, note, tag
 from labctl.cli.runs_where import RunId, RunsDir, folder_of
 from labctl.errors import LabctlError
@@ -15,6 +16,7 @@ app = typer.Typer(help="Recorded runs: list them, look into one, write its repor
 app.command()(tag)
 app.command()(note)
 app.command()(index)
+app.command()(export)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
 COLOURS = {"done": "green", "running": "cyan", "aborted": "yellow", "cut off": "yellow"}
