@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from labctl.bench.bench import Bench
     from labctl.config.schema import BenchConfig
     from labctl.procedures.messages import Prompt
+    from labctl.runs.engine import Engine
     from labctl.runs.offers import Prepared
     from labctl.runs.session import Outcome
     from labctl.workspace import Workspace
@@ -58,7 +60,6 @@ def opened(bench: str, *, yes: bool, seed: int | None = None) -> Iterator[tuple[
     ConfigError, DeviceError
     """
     with console.status(f"opening bench {bench}"):
-        from labctl.bench import open_bench
         from labctl.config.load import load_bench
         from labctl.workspace import find
 
@@ -66,16 +67,37 @@ def opened(bench: str, *, yes: bool, seed: int | None = None) -> Iterator[tuple[
         config = load_bench(bench, workspace)
         if seed is not None and config.simulation is not None:
             config = config.model_copy(update={"simulation": config.simulation.model_copy(update={"seed": seed})})
+    with opened_as(config, workspace, yes=yes) as device_bench:
+        yield device_bench, config, workspace
+
+
+@contextmanager
+def opened_as(config: BenchConfig, workspace: Workspace, *, yes: bool) -> Iterator[Bench]:
+    """A bench opened with a bench file that has been read already; as `opened`."""
     if config.real and not yes:
         typer.confirm(
             f"bench '{config.bench.name}' has real devices, and its laser may be switched on. Go on?", abort=True
         )
     with console.status(f"opening bench {config.bench.name}"):
+        from labctl.bench import open_bench
+
         device_bench = open_bench(config, calibration_dir=workspace.calibration)
     try:
-        yield device_bench, config, workspace
+        yield device_bench
     finally:
         device_bench.close()
+
+
+@contextmanager
+def watched(bench: Bench, runs_dir: Path, *, quiet: bool) -> Iterator[Engine]:
+    """An engine with a progress bar; Ctrl-C stops it at a frame, a second one at once."""
+    from labctl.runs.interrupt import interruptible
+    from labctl.runs.session import make_engine
+
+    with progress_observer(quiet=quiet) as observer:
+        engine = make_engine(bench, runs_dir=runs_dir, observer=observer, answer=ask)
+        with interruptible(engine):
+            yield engine
 
 
 def perform(
@@ -91,17 +113,14 @@ def perform(
     ------
     Aborted, LabctlError
     """
-    from labctl.runs.interrupt import interruptible
-    from labctl.runs.session import execute, make_engine
+    from labctl.runs.session import execute
 
-    with progress_observer(quiet=quiet) as observer:
-        engine = make_engine(bench, runs_dir=workspace.runs, observer=observer, answer=ask)
-        with interruptible(engine):
-            return execute(
-                prepared.procedure,
-                bench,
-                runs_dir=workspace.runs,
-                calibration_dir=workspace.calibration,
-                provenance=prepared.provenance,
-                engine=engine,
-            )
+    with watched(bench, workspace.runs, quiet=quiet) as engine:
+        return execute(
+            prepared.procedure,
+            bench,
+            runs_dir=workspace.runs,
+            calibration_dir=workspace.calibration,
+            provenance=prepared.provenance,
+            engine=engine,
+        )

@@ -239,8 +239,14 @@ class Past:
 
     def _read_events(self, events: Iterable[Mapping[str, Any]]) -> None:
         state: Mapping[Setting, Any] = {}
+        ending = False
         for event in events:
-            match event.get("kind"):
+            kind = event.get("kind")
+            if kind in ("ending", "resumed"):  # between the two a procedure only cleaned up, which is not asked again
+                ending = kind == "ending"
+            if ending:
+                continue
+            match kind:
                 case "set":
                     state = {**state, (event["instrument"], event["setting"]): event["value"]}
                 case "measure":
