@@ -20,6 +20,11 @@ class Clock(Protocol):
         ...
 
 
+def passes_by_itself(clock: Clock) -> bool:
+    """Whether time goes on while nobody waits for it, so that it pays to do several things at once."""
+    return isinstance(clock, RealClock | ScaledClock)
+
+
 class RealClock:
     """Wall time, from the monotonic counter."""
 

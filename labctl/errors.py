@@ -24,11 +24,20 @@ class ModelError(LabctlError):
 
 
 class DeviceError(LabctlError):
-    """A device could not be opened, or failed at a call. Carries the device's name in the bench file."""
+    """A device could not be opened, or failed at a call.
 
-    def __init__(self, message: str, *, device: str = "") -> None:
+    Attributes
+    ----------
+    device : str
+        Its name in the bench file.
+    passing : bool
+        Whether trying again may help: a pattern of the wrong shape, or a device that the bench does not have, stays so.
+    """
+
+    def __init__(self, message: str, *, device: str = "", passing: bool = True) -> None:
         super().__init__(message)
         self.device = device
+        self.passing = passing
 
 
 class SafetyError(LabctlError):
@@ -44,4 +53,8 @@ class RunError(LabctlError):
 
 
 class Aborted(LabctlError):
-    """The person at the table stopped the run. Not a failure, but not a success either."""
+    """The person at the table ended the run at once. Not a failure, but not a success either."""
+
+
+class Stopped(Aborted):
+    """The person at the table ended the run after the exposures under way; all that was taken is kept."""

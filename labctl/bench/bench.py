@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from labctl.bench.calls import Calls
 from labctl.bench.facts import BenchFacts
-from labctl.bench.frames import Frame
+from labctl.bench.frames import Frame, Taking
 from labctl.bench.guardian import Guardian
 from labctl.bench.interlocks import LIGHTS, Interlocks
+from labctl.bench.panels import Gray, Panels, token
 from labctl.bench.records import CalibrationRecord
-from labctl.bench.soundness import Soundness
-from labctl.clock import Clock
-from labctl.config.schema import SafetySection
+from labctl.bench.takings import Takings
+from labctl.clock import Clock, passes_by_itself
+from labctl.config.schema import RecoverySection, SafetySection
 from labctl.devices.contract import Instrument, Panel, RawFrame, Sensor
 from labctl.devices.faults.trouble import Injected
-from labctl.errors import DeviceError, LabctlError, SafetyError
+from labctl.errors import DeviceError, SafetyError
 
+__all__ = ["Bench", "Gray", "token"]
 log = logging.getLogger(__name__)
-Gray = NDArray[np.unsignedinteger[Any]]
-EARLY_FRAMES = 64
-"""Frames from before the patterns had settled that are passed over in one capture."""
-
-
-def token(pattern: Gray | None) -> str:
-    """A pattern's name: a hash of its gray levels; "" for no pattern."""
-    if pattern is None:
-        return ""
-    return hashlib.blake2b(np.ascontiguousarray(pattern).tobytes(), digest_size=8).hexdigest()
 
 
 class Bench:
@@ -43,8 +33,15 @@ class Bench:
     A frame counts only if its exposure started after both patterns had settled: `capture` waits for that on the
     bench's clock, and passes over a frame that says otherwise.
 
+    `capture` is `begin` and `finish` in one. A camera that offers `expose` and `read_out` lets the next patterns be
+    shown, and the next exposure begin, while a frame is being read out (`overlaps`).
+
     Attributes
     ----------
+    calls : Calls
+        Through which every device is called.
+    recovery : RecoverySection
+        What a run does about a device that fails.
     injected : sequence of Injected
         Faults that a rehearsal did to the devices; empty unless the bench file plans some.
     """
@@ -63,16 +60,20 @@ class Bench:
         interlocks: Interlocks | None = None,
         guardian: Guardian | None = None,
         injected: Sequence[Injected] = (),
+        recovery: RecoverySection | None = None,
+        reopeners: Mapping[str, Callable[[], Any]] | None = None,
+        timeout_s: float = 2.0,
     ) -> None:
         self.facts = facts
         self.clock = clock
-        self._slm, self._input, self._camera = slm, input, camera
+        self.calls = Calls()
+        self.recovery = recovery or RecoverySection()
+        self._reopeners, self._timeout_s = dict(reopeners or {}), timeout_s
+        self._panels = Panels(slm, input, facts=facts, calls=self.calls, clock=clock)
+        self._camera = Takings(camera, self._panels, facts=facts, calls=self.calls, clock=clock)
         self._instruments = dict(instruments or {})
         self._blank_on_close, self._laser_off_on_close = blank_on_close, laser_off_on_close
-        self._shown: dict[str, str] = {"slm": "", "input": ""}
-        self._settled_at = clock.now()
-        self._captured = 0
-        self._soundness = Soundness(camera.shape)
+        self._settings: dict[tuple[str, str], Any] = {}
         self._closed = False
         full_scale = 2**facts.camera_bitdepth - 1
         self._interlocks = interlocks or Interlocks(
@@ -84,91 +85,200 @@ class Bench:
     @property
     def devices(self) -> dict[str, str]:
         """Identity of each device, for the run's record."""
-        panels = {"slm": self._slm.name, "camera": self._camera.name}
-        if self._input is not None:
-            panels["input"] = self._input.name
+        panels = {"slm": self._panels.slm.name, "camera": self._camera.sensor.name}
+        if self._panels.input is not None:
+            panels["input"] = self._panels.input.name
         return panels | {name: instrument.name for name, instrument in self._instruments.items()}
+
+    def device(self, name: str) -> Any:
+        """The device behind a name of the bench file, as `labctl.devices.contract` describes it.
+
+        Raises
+        ------
+        DeviceError
+            If there is none.
+        """
+        own = {"slm": self._panels.slm, "input": self._panels.input, "camera": self._camera.sensor}
+        return own[name] if own.get(name) is not None else self._instrument(name)[1]
 
     def with_calibrations(self, records: Mapping[str, CalibrationRecord]) -> None:
         """Let procedures know these records from now on."""
         self.facts = replace(self.facts, calibrations={**self.facts.calibrations, **records})
 
-    def show(self, *, slm: Gray | None = None, input: Gray | None = None) -> None:  # noqa: A002
+    def show(
+        self,
+        *,
+        slm: Gray | None = None,
+        input: Gray | None = None,  # noqa: A002
+        tokens: tuple[str, str] = ("", ""),
+        again: bool = False,
+    ) -> None:
         """Send patterns, if they differ from what is shown. Returns without waiting for them to settle.
+
+        Parameters
+        ----------
+        tokens : (str, str)
+            Names of the SLM and the input pattern, where the caller knows them; default: hashes of their gray levels.
+        again : bool
+            Send them even if they are shown already, in case the device has lost them.
 
         Raises
         ------
         DeviceError
             If a pattern has the wrong shape or a device refuses it.
         """
-        for name, panel, pattern, settle in (
-            ("slm", self._slm, slm, self.facts.slm_settle_s),
-            ("input", self._input, input, self.facts.input_settle_s),
-        ):
-            if pattern is None:
-                continue
-            if panel is None:
-                raise DeviceError(f"bench '{self.facts.name}' has no input panel to show a pattern on", device=name)
-            if pattern.shape != panel.shape:
-                raise DeviceError(
-                    f"{name}: a pattern of {pattern.shape} (rows, columns) does not fit {panel.shape}", device=name
-                )
-            pattern_token = token(pattern)
-            if pattern_token == self._shown[name]:
-                continue
-            self._shown[name] = "unknown"
-            self._guard(name, partial(panel.show, pattern))
-            self._shown[name] = pattern_token
-            self._settled_at = max(self._settled_at, self.clock.now() + settle)
+        for name, pattern, given in (("slm", slm, tokens[0]), ("input", input, tokens[1])):
+            self._panels.show(name, pattern, given, again=again, changing=self._camera.changing)
 
     def would_change(self, *, slm: Gray | None, input: Gray | None) -> tuple[bool, bool]:  # noqa: A002
         """Whether showing these would change the SLM and the input panel."""
-        return (
-            slm is not None and token(slm) != self._shown["slm"],
-            input is not None and token(input) != self._shown["input"],
-        )
+        return self._panels.would_change(slm, input)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the camera reads a frame out while the next patterns settle and the next exposure is made."""
+        return self._camera.overlaps
+
+    @property
+    def patience_s(self) -> float:
+        """How much longer than it should a device's call may take before the device is given up, real seconds."""
+        return self._timeout_s + self.recovery.hang_s
+
+    @property
+    def next_number(self) -> int:
+        """Number of the frame that comes next."""
+        return self._camera.next_number
+
+    @property
+    def settled_at(self) -> float:
+        """When the patterns shown now have settled, on the bench's clock, s."""
+        return self._panels.settled_at
 
     def capture(self, exposure_s: float | None = None, *, tag: Mapping[str, Any] | None = None) -> Frame:
         """Wait until the patterns have settled, then take one frame that started after that.
 
         Raises
         ------
+        DeviceError, SafetyError
+            As `begin` and `finish`.
+        """
+        taking = self.begin(exposure_s, tag=tag)
+        try:
+            return self.finish(taking)
+        except DeviceError:
+            self._camera.next_number = taking.number
+            self.discard()
+            raise
+
+    def begin(
+        self, exposure_s: float | None = None, *, tag: Mapping[str, Any] | None = None, number: int | None = None
+    ) -> Taking:
+        """Wait until the patterns have settled; where the camera `overlaps`, expose.
+
+        Parameters
+        ----------
+        exposure_s : float, s, optional
+            Default: the bench file's.
+        tag : mapping
+        number : int, optional
+            Of an exposure that is being repeated.
+
+        Raises
+        ------
         DeviceError
-            If the camera fails, times out, or gives a frame of another shape or of pixels that are no counts; or if
-            `EARLY_FRAMES` in a row started too early or had been given before.
+            If the camera fails.
         SafetyError
-            If the exposure is longer than the bench file allows, or an interlock trips.
+            If the exposure is longer than the bench file allows.
         """
         exposure = self.facts.exposure_s if exposure_s is None else exposure_s
         self._interlocks.allow_exposure(exposure)
-        self.clock.sleep(self._settled_at - self.clock.now())
-        settled_at = self._settled_at
-        for _ in range(EARLY_FRAMES):
-            raw: RawFrame = self._guard("camera", lambda: self._camera.grab(exposure))
-            if self._soundness.is_new(raw) and raw.started >= settled_at - 1e-9:
-                break
-            log.debug("camera: passed over a frame that started %.6f s too early", settled_at - raw.started)
-        else:
-            raise DeviceError(
-                f"camera: {EARLY_FRAMES} frames in a row started before the patterns had settled, or were old ones: "
-                "check settle_ms and the trigger mode in the bench file",
-                device="camera",
-            )
-        self._soundness.check(raw)
-        frame = Frame(
-            data=raw.data,
-            number=self._captured,
-            started=raw.started,
-            ended=raw.ended,
-            exposure_s=exposure,
-            slm=self._shown["slm"],
-            input=self._shown["input"],
-            origin=raw.origin,
-            tag=dict(tag or {}),
-        )
-        self._captured += 1
+        return self._camera.begin(exposure, dict(tag or {}), number)
+
+    def finish(self, taking: Taking) -> Frame:
+        """The frame of an exposure; those that were begun earlier must have been finished.
+
+        Raises
+        ------
+        DeviceError
+            If the camera fails, times out, or gives a frame of another shape or of pixels that are no counts; if the
+            frame was not exposed while its patterns stood still; or if `EARLY_FRAMES` in a row started too early or had
+            been given before.
+        SafetyError
+            If an interlock trips.
+        """
+        raw, frame = self._camera.finish(taking)
         self._judge(raw)
         return frame
+
+    def discard(self) -> None:
+        """Forget exposures that were begun; their frames are thrown away."""
+        self._camera.discard()
+
+    def reopens(self, device: str) -> bool:
+        """Whether the bench knows how to open this device again, given by name or by role."""
+        return self._name(device) in self._reopeners
+
+    def reopen(self, device: str) -> None:
+        """Close a device that failed, open it again, and bring it to where it was.
+
+        Patterns are not shown again: `show` with ``again`` does that.
+
+        Raises
+        ------
+        DeviceError
+            If it does not open, or does not take its settings.
+        """
+        device = self._name(device)
+        if device not in self._reopeners:
+            return
+        fresh = self.calls(device, self._reopeners[device], may_take_s=30.0)
+        if device == "camera":
+            self._camera.renew(fresh)
+        elif device in ("slm", "input"):
+            self._panels.renew(device, fresh)
+        else:
+            self._instruments[device] = fresh
+            for (name, setting), value in self._settings.items():
+                if name == device:
+                    self.calls(name, partial(fresh.set, setting, value))
+
+    def take_up(
+        self,
+        last: Frame,
+        *,
+        slm: Gray | None,
+        input: Gray | None,  # noqa: A002
+        slm_before: Gray | None,
+        idle: bool,
+    ) -> None:
+        """Go on as if `last` had just been taken: number the exposures on from it, and show what it showed.
+
+        Where time does not pass by itself, patterns are shown at the times of then, so that a simulated bench goes on
+        in just the state it had; time that has passed already is not turned back.
+
+        Parameters
+        ----------
+        last : Frame
+        slm, input, slm_before : gray patterns
+            What `last` was taken with, and the SLM pattern before; None for unknown or none.
+        idle : bool
+            Whether the bench was idle after that frame; else the next exposure followed while it was being read out.
+        """
+        self._camera.next_number = last.number + 1
+        virtual = not passes_by_itself(self.clock)
+        self.show(slm=slm_before)
+        for when, name in sorted([(last.shown_slm, "slm"), (last.shown_input, "input")]):
+            if virtual and math.isfinite(when):
+                self.clock.sleep(when - self.clock.now())
+            if name == "slm":
+                self.show(slm=slm, tokens=(last.slm, ""))
+            else:
+                self.show(input=input, tokens=("", last.input))
+        if virtual:
+            ready = last.ended + self.facts.readout_s
+            after = ready if idle or not self.overlaps else last.ended
+            self.clock.sleep(after - self.clock.now())
+            self._camera.busy_until(ready)
 
     def set(self, instrument: str, setting: str, value: Any) -> None:
         """Change a setting of an instrument, given by name or by role.
@@ -183,13 +293,13 @@ class Bench:
             If an interlock has switched the light off.
         """
         if instrument == "camera" and setting == "window":
-            self._soundness.shape = None  # unknown, should the camera fail half way
-            rows = self._guard("camera", lambda: self._camera.set_window(value))
-            self._soundness.shape = (rows[1] - rows[0], rows[3] - rows[2])
+            self._camera.set_window(value)
             return
         name, device = self._instrument(instrument)
         self._interlocks.allow_setting(name, setting, value)
-        self._guard(name, lambda: device.set(setting, value))
+        self.calls(name, lambda: device.set(setting, value))
+        self._settings.pop((name, setting), None)
+        self._settings[name, setting] = value
         self._interlocks.was_set(name, setting, value)
 
     def read(self, instrument: str, setting: str) -> Any:
@@ -201,17 +311,23 @@ class Bench:
             If the instrument fails, or answers with what cannot be a reading.
         """
         name, device = self._instrument(instrument)
-        return self._soundness.reading(name, setting, self._guard(name, lambda: device.read(setting)))
+        return self._camera.soundness.reading(name, setting, self.calls(name, lambda: device.read(setting)))
 
     def make_safe(self) -> list[str]:
         """Laser off, shutter closed, SLM and input blank. Tries everything; returns what failed, one line each."""
         failures = []
+        try:
+            self.discard()
+        except DeviceError as error:  # the camera cannot harm
+            log.debug("%s", error)
         for what, action in self._safe_actions():
             try:
-                action()
+                self.calls(what, action)
             except Exception as error:  # a dead device must not keep the others from being made safe
-                failures.append(f"{what}: {error}")
-                log.warning("making the bench safe, %s: %s", what, error)
+                line = str(error)
+                failures.append(line if line.startswith(f"{what}: ") else f"{what}: {line}")
+                log.warning("making the bench safe, %s", failures[-1])
+        self._settings.clear()
         self._interlocks.was_made_safe(dark=self._laser_off_on_close)
         return failures
 
@@ -221,14 +337,14 @@ class Bench:
             return
         self._closed = True
         failures = self.make_safe()
-        devices: list[tuple[str, Any]] = [("camera", self._camera), ("slm", self._slm)]
-        if self._input is not None:
-            devices.append(("input", self._input))
+        devices: list[tuple[str, Any]] = [("camera", self._camera.sensor), ("slm", self._panels.slm)]
+        if self._panels.input is not None:
+            devices.append(("input", self._panels.input))
         for name, device in [*devices, *self._instruments.items()]:
             try:
-                device.close()
+                self.calls(name, device.close)
             except Exception as error:
-                log.warning("closing %s: %s", name, error)
+                log.warning("closing %s", error)
         if self._guardian is not None:
             if any(failure.partition(":")[0] in self._instruments for failure in failures):
                 self._guardian.take_over()
@@ -252,7 +368,7 @@ class Bench:
             for name, device in self._by_danger():
                 if self.facts.instruments.get(name) in LIGHTS:
                     try:
-                        device.make_safe()
+                        self.calls(name, device.make_safe)
                     except Exception as error:  # the others must be made safe all the same
                         failures.append(f"{name}: {error}")
             failed = f", which FAILED: {'; '.join(failures)}" if failures else ""
@@ -268,26 +384,21 @@ class Bench:
         if self._laser_off_on_close:
             actions += [(name, device.make_safe) for name, device in self._by_danger()]
         if self._blank_on_close:
-            panels = [("slm", self._slm), ("input", self._input)]
-            actions += [(name, panel.blank) for name, panel in panels if panel is not None]
-            self._shown = {"slm": "", "input": ""}
+            actions += self._panels.blanking()
         return actions
 
-    def _instrument(self, key: str) -> tuple[str, Instrument]:
+    def _name(self, key: str) -> str:
+        """The name of what is given by name or by role."""
         if key in self._instruments:
-            return key, self._instruments[key]
-        for name, role in self.facts.instruments.items():
-            if role == key:
-                return name, self._instruments[name]
-        raise DeviceError(
-            f"bench '{self.facts.name}' has no instrument '{key}': add [instruments.{key}] to its file", device=key
-        )
+            return key
+        return next((name for name, role in self.facts.instruments.items() if role == key), key)
 
-    def _guard(self, name: str, call: Callable[[], Any]) -> Any:
-        """Turn whatever a driver raises into one line that names the device."""
-        try:
-            return call()
-        except LabctlError:
-            raise
-        except Exception as error:
-            raise DeviceError(f"{name}: {type(error).__name__}: {error}", device=name) from error
+    def _instrument(self, key: str) -> tuple[str, Instrument]:
+        name = self._name(key)
+        if name in self._instruments:
+            return name, self._instruments[name]
+        raise DeviceError(
+            f"bench '{self.facts.name}' has no instrument '{key}': add [instruments.{key}] to its file",
+            device=key,
+            passing=False,
+        )

@@ -71,11 +71,11 @@ def check_devices(
     rows = _tried("camera", "exposure", lambda: _exposures(bench))
     rows += _tried("camera", "window", lambda: [_window(bench)])
     for name in ("slm", "input"):
-        if _panel(bench, name) is not None:
+        if bench.device(name) is not None:
             rows += _tried(name, "pattern write", lambda name=name: [_write(bench, name)])  # type: ignore[misc]
     rows += _tried("camera", "frame rate", lambda: _frame_rate(bench, frames))
     for name in ("slm", "input"):
-        if _panel(bench, name) is not None:
+        if bench.device(name) is not None:
             rows += _tried(name, "settle", lambda name=name: [_settle(bench, name)])  # type: ignore[misc]
     for name, role in bench.facts.instruments.items():
         settings = (options or {}).get(name, {}).get("settings")
@@ -153,12 +153,12 @@ def _frame_rate(bench: Bench, frames: int) -> list[Row]:
 
 def _write(bench: Bench, name: str) -> Row:
     """Median time that the driver takes for a pattern, settling apart."""
-    panel = _panel(bench, name)
+    panel = bench.device(name)
     times = []
     for number in range(WRITES):
         pattern = np.full(panel.shape, number * (panel.levels - 1) // WRITES, _dtype(panel.levels))
         before = bench.clock.now()
-        bench.show(**{name: pattern})
+        _show(bench, name, pattern)
         times.append(bench.clock.now() - before)
     return Row(name, "pattern write", statistics.median(times) * 1e3, "ms")
 
@@ -170,20 +170,20 @@ def _settle(bench: Bench, name: str) -> Row:
     camera sees in the end. The time resolution is the frame period, or the wait over `SAMPLES`.
     """
     claimed = (bench.facts.slm_settle_s if name == "slm" else bench.facts.input_settle_s) * 1e3
-    slm, panel = bench._slm, bench._input
+    slm, panel = bench.device("slm"), bench.device("input")
     first, second = _contrast(bench, name)
     if panel is not None and name == "slm":
         bench.show(input=np.full(panel.shape, panel.levels - 1, _dtype(panel.levels)))
     if name == "input":
         bench.show(slm=np.zeros(slm.shape, _dtype(slm.levels)))
-    bench.show(**{name: first})
+    _show(bench, name, first)
     before = _small(bench.capture().data)
     wait = max(3 * claimed / 1e3, 0.1)
     samples: list[tuple[float, NDArray[np.float64]]] = []
-    bench.show(**{name: second})
+    _show(bench, name, second)
     changed = bench.clock.now()
     while not samples or samples[-1][0] < wait:
-        raw = bench._guard("camera", lambda: bench._camera.grab(bench.facts.exposure_s))
+        raw = bench._camera.grab_now(bench.facts.exposure_s)
         if raw.started >= changed:
             samples.append(((raw.started + raw.ended) / 2 - changed, _small(raw.data)))
         if bench.clock.now() - changed > 2 * wait + 1:
@@ -208,7 +208,7 @@ def _settle(bench: Bench, name: str) -> Row:
 
 def _contrast(bench: Bench, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Two patterns that look very different to the camera: dark and bright, or flat and a coarse grating."""
-    panel = _panel(bench, name)
+    panel = bench.device(name)
     flat = np.zeros(panel.shape, _dtype(panel.levels))
     if name == "input":
         return flat, np.full(panel.shape, panel.levels - 1, flat.dtype)
@@ -242,10 +242,6 @@ def _safe(bench: Bench) -> Row:
     return Row("bench", "left safe", good=not failures, note="; ".join(failures))
 
 
-def _panel(bench: Bench, name: str) -> Any:
-    return bench._slm if name == "slm" else bench._input
-
-
 def _dtype(levels: int) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if levels <= 256 else np.uint16
 
@@ -255,3 +251,10 @@ def _small(data: NDArray[Any]) -> NDArray[np.float64]:
     rows, columns = max(1, data.shape[0] // 32), max(1, data.shape[1] // 32)
     cut = data[: data.shape[0] // rows * rows, : data.shape[1] // columns * columns].astype(np.float64)
     return np.asarray(cut.reshape(cut.shape[0] // rows, rows, -1, columns).mean(axis=(1, 3)))
+
+
+def _show(bench: Bench, name: str, pattern: NDArray[Any]) -> None:
+    if name == "slm":
+        bench.show(slm=pattern)
+    else:
+        bench.show(input=pattern)

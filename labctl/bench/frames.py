@@ -54,3 +54,35 @@ class Frame:
     slm_before: str = ""
     repeats: int = 0
     proof: int = -1
+
+
+@dataclass(eq=False)
+class Taking:
+    """An exposure that has been made, or may be made now, and whose frame is still to be read out.
+
+    Attributes
+    ----------
+    number : int
+        Of the frame it will give.
+    exposure_s : float, s
+    tag : dict
+    slm, input : str
+        Tokens of the patterns shown.
+    shown_slm, shown_input : float
+        When these were commanded, on the bench's clock, s.
+    slm_before : str
+        Token of the SLM pattern before.
+    settled_at, until : float
+        Between these times on the bench's clock, s, the patterns stood still: the frame must have been exposed then.
+    """
+
+    number: int
+    exposure_s: float
+    tag: dict[str, Any]
+    slm: str
+    input: str
+    shown_slm: float
+    shown_input: float
+    slm_before: str
+    settled_at: float
+    until: float = math.inf

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,6 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
     ConfigError, DeviceError
         One line that names the device; whatever was already open is closed again.
     """
-    from labctl.devices.adapter import SlmsuitePanel, SlmsuiteSensor  # slmsuite takes a second to import
-    from labctl.devices.catalogue import construct, driver_class
     from labctl.devices.faults import FaultPlan, Rehearsal
 
     if config.input is None:
@@ -67,27 +66,16 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
     instruments: dict[str, Instrument] = {}
     wards = wards_of(config)
     guardian = Guardian(wards) if wards else None  # it starts while the devices open
+    devices = _Devices(config, world, clock)
     try:
-        drivers: dict[str, Any] = {}
-        for name, section in sections.items():
-            if section.driver == SIMULATED:
-                drivers[name] = _simulated(name, section.options, world, config)
-            else:
-                offered = dict(drivers) if name == "camera" else {"wav_um": config.optics.wavelength_nm * 1e-3}
-                found = driver_class(section.driver, role=name)
-                drivers[name] = construct(found, section.options, role=name, offered=offered)
-            opened.append(drivers[name])
+        for name in sections:
+            opened.append(devices.driver(name))  # noqa: PERF401 - those that opened are closed if one does not
         for name, instrument in config.instruments.items():
-            instruments[name] = _instrument(name, instrument, world, config)
+            instruments[name] = devices.instrument(name)
             opened.append(instruments[name])
             if instrument.role == "laser":
                 refuse_strong_light(config.safety, name, instruments[name].read)
-        slm, panel = SlmsuitePanel(drivers["slm"]), SlmsuitePanel(drivers["input"])
-        camera = SlmsuiteSensor(
-            drivers["camera"], clock=clock, trigger=config.camera.trigger, timeout_s=config.camera.timeout_ms / 1e3
-        )
-        if config.camera.driver == SIMULATED:
-            camera.readout_s = float(_options("camera", config.camera.options)["readout_ms"]) / 1e3
+        slm, panel, camera = devices.panel("slm"), devices.panel("input"), devices.sensor()
         if guardian is not None:
             guardian.wait_ready()
     except BaseException:
@@ -120,21 +108,90 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
     rehearsal = Rehearsal(config.faults or FaultPlan(), clock)
     armed = bool(rehearsal.plan.plan)
     rehearsal.announce(real=config.real)
+    every: dict[str, Any] = {"slm": slm, "input": panel, "camera": camera, **instruments}
+    if armed:
+        every = {name: rehearsal.inject(device, name) for name, device in every.items()}
     return Bench(
         facts,
-        slm=rehearsal.inject(slm, "slm") if armed else slm,
-        input=rehearsal.inject(panel, "input") if armed else panel,
-        camera=rehearsal.inject(camera, "camera") if armed else camera,
-        instruments={name: rehearsal.inject(device, name) if armed else device for name, device in instruments.items()},
+        slm=every["slm"],
+        input=every["input"],
+        camera=every["camera"],
+        instruments={name: every[name] for name in instruments},
         clock=clock,
         interlocks=Interlocks(
             config.safety, roles=facts.instruments, full_scale=2**facts.camera_bitdepth - 1, clock=clock
         ),
         guardian=guardian,
         injected=rehearsal.injected,
+        recovery=config.recovery,
+        reopeners={name: partial(devices.again, name, wrapped=every[name] if armed else None) for name in every},
+        timeout_s=config.camera.timeout_ms / 1e3,
         blank_on_close=config.safety.blank_on_close,
         laser_off_on_close=config.safety.laser_off_on_close,
     )
+
+
+class _Devices:
+    """Makes the devices of one bench file, and makes one again after it has failed."""
+
+    def __init__(self, config: BenchConfig, world: Any, clock: Clock) -> None:
+        from labctl.devices import adapter  # slmsuite takes a second to import, and is quiet once this has been
+
+        self._adapter = adapter
+        self._config, self._world, self._clock = config, world, clock
+        self._sections: dict[str, Any] = {"slm": config.slm, "input": config.input, "camera": config.camera}
+        self._drivers: dict[str, Any] = {}
+        self._instruments: dict[str, Instrument] = {}
+
+    def driver(self, name: str) -> Any:
+        """The slmsuite driver of the SLM, the input or the camera, opened."""
+        from labctl.devices.catalogue import construct, driver_class
+
+        config, section = self._config, self._sections[name]
+        if section.driver == SIMULATED:
+            made = _simulated(name, section.options, self._world, config)
+        else:
+            panels = {key: driver for key, driver in self._drivers.items() if key != "camera"}
+            offered = panels if name == "camera" else {"wav_um": config.optics.wavelength_nm * 1e-3}
+            made = construct(driver_class(section.driver, role=name), section.options, role=name, offered=offered)
+        self._drivers[name] = made
+        return made
+
+    def panel(self, name: str) -> Any:
+        """The SLM or the input panel of an opened driver."""
+        return self._adapter.SlmsuitePanel(self._drivers[name])
+
+    def sensor(self) -> Any:
+        """The camera of an opened driver."""
+        section = self._config.camera
+        camera = self._adapter.SlmsuiteSensor(
+            self._drivers["camera"], clock=self._clock, trigger=section.trigger, timeout_s=section.timeout_ms / 1e3
+        )
+        if section.driver == SIMULATED:
+            camera.readout_s = float(_options("camera", section.options)["readout_ms"]) / 1e3
+        return camera
+
+    def instrument(self, name: str) -> Instrument:
+        """An instrument, opened."""
+        self._instruments[name] = _instrument(name, self._config.instruments[name], self._world, self._config)
+        return self._instruments[name]
+
+    def again(self, name: str, *, wrapped: Any = None) -> Any:
+        """Close a device as well as it can be closed, and open it again; in its wrapper if it has one."""
+        old = self._drivers.get(name) or self._instruments.get(name)
+        try:
+            old.close()  # type: ignore[union-attr]
+        except Exception as error:  # it has failed: that is why it is opened again
+            log.debug("closing %s: %s", name, error)
+        if name in self._sections:
+            self.driver(name)
+            fresh = self.sensor() if name == "camera" else self.panel(name)
+        else:
+            fresh = self.instrument(name)
+        if wrapped is None:
+            return fresh
+        wrapped.renew(fresh)
+        return wrapped
 
 
 def _options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

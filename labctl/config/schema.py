@@ -138,6 +138,21 @@ class SafetySection(Section):
     """Instrument -> setting -> value, set in this order before what its driver does to be safe."""
 
 
+class RecoverySection(Section):
+    """What a run does about a device that fails, before it gives up."""
+
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often one exposure, setting or reading is tried again."""
+    reopens: Annotated[int, Field(ge=0)] = 1
+    """How often after that the device is closed and opened again."""
+    wait_s: NonNegative = 0.2
+    """Rest before each further try, on the bench's clock."""
+    hang_s: PositiveFloat = 10.0
+    """A device that takes so much longer than a call should is given up, in real seconds."""
+    mismatches: Annotated[int, Field(ge=0)] = 5
+    """With proof of pairing: how often one exposure is repeated because its frame shows other patterns."""
+
+
 class BenchConfig(Section):
     """One bench file.
 
@@ -155,6 +170,7 @@ class BenchConfig(Section):
     instruments: dict[str, InstrumentSection] = {}
     simulation: SimulationSection | None = None
     safety: SafetySection = SafetySection()
+    recovery: RecoverySection = RecoverySection()
     faults: FaultsSection | None = None
 
     _path: Path | None = PrivateAttr(default=None)
@@ -207,4 +223,5 @@ class BenchConfig(Section):
 
     def digest(self) -> str:
         """SHA-256 over everything that the file says, independent of layout and comments."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        told = self.model_dump(mode="json", exclude={"recovery"})  # which changes nothing that a calibration knows
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

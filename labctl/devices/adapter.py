@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,12 @@ class SlmsuitePanel:
         self.pitch = (float(slm.pitch_um[1]) * 1e-6, float(slm.pitch_um[0]) * 1e-6)
         self.levels = int(slm.bitresolution)
 
+    @property
+    def shown_at(self) -> float:
+        """When the last pattern was swapped in, on the bench's clock, s, where the driver says so; else -inf."""
+        swap = getattr(self.driver, "last_swap", None)
+        return float(getattr(swap, "at_s", -math.inf))
+
     def show(self, gray: NDArray[np.unsignedinteger[Any]]) -> None:
         """Send a gray pattern [row, column]."""
         self.driver.set_phase(np.ascontiguousarray(gray, dtype=self.driver.dtype), settle=False)
@@ -65,6 +73,11 @@ class SlmsuiteSensor:
     A camera triggered by hardware has frames from before the call in its queue, so without ``exposure_interval`` it
     cannot be paired, and is refused.
 
+    A driver that says ``overlaps = True`` and offers ``expose()``, ``read_out(timeout_s)`` and ``exposure_interval``
+    gains the time of read-out: ``expose`` returns when the exposure has ended, ``read_out`` gives the frames in the
+    order exposed (with ``exposure_interval`` of that frame), and one more exposure may be made while a frame is still
+    to be read out. A driver with an attribute ``exposure_number`` is told the number of the exposure that comes next.
+
     slmsuite's own retries (``capture_attempts``) are switched off: a broken frame is reported and counted, and whoever
     asked decides whether to ask again.
 
@@ -83,6 +96,8 @@ class SlmsuiteSensor:
         Frames that the driver could not deliver since it was opened.
     exposure_s : float or None
         Exposure that the camera really set, s.
+    overlaps : bool
+        Whether it can expose while a frame is read out: `expose` and `read_out` then stand beside `grab`.
 
     Raises
     ------
@@ -107,6 +122,7 @@ class SlmsuiteSensor:
         self.readout_s = float(getattr(camera, "readout_s", 0.0))
         self.failures = 0
         self.exposure_s: float | None = None
+        self.overlaps = bool(getattr(camera, "overlaps", False))
         self._clock, self._trigger, self._timeout_s = clock, trigger, timeout_s
         self._asked_s: float | None = None
         camera.capture_attempts = 1
@@ -168,23 +184,72 @@ class SlmsuiteSensor:
         if exposure_s != self._asked_s:
             self._set_exposure(exposure_s)
         called = self._clock.now()
-        try:
-            if self._trigger == "free-run" and not hasattr(self.driver, "exposure_interval"):
+        flushes = self._trigger == "free-run" and not hasattr(self.driver, "exposure_interval")
+
+        def get() -> Any:
+            if flushes:
                 self._flush(exposure_s)
-            data = self.driver.get_image(timeout_s=self._timeout_s)
+            return self.driver.get_image(timeout_s=self._timeout_s)
+
+        data = self._delivering(get)
+        started, ended = getattr(self.driver, "exposure_interval", (called, self._clock.now()))
+        self._check(data, float(started), float(ended))
+        return RawFrame(data, float(started), float(ended), self.origin)
+
+    def expose(self, exposure_s: float) -> None:
+        """Expose one frame, to be read out later; returns when the exposure has ended. Only if it `overlaps`.
+
+        Raises
+        ------
+        DeviceError
+            As `grab`.
+        """
+        if exposure_s != self._asked_s:
+            self._set_exposure(exposure_s)
+        self._delivering(self.driver.expose)
+
+    def read_out(self) -> RawFrame:
+        """The frame of the oldest exposure that has not been read out. Only if it `overlaps`.
+
+        Raises
+        ------
+        DeviceError
+            As `grab`.
+        """
+        data = self._delivering(lambda: self.driver.read_out(timeout_s=self._timeout_s))
+        started, ended = (float(t) for t in self.driver.exposure_interval)
+        self._check(data, started, ended)
+        return RawFrame(data, started, ended, self.origin)
+
+    def discard(self) -> None:
+        """Throw away what has been exposed and not read out."""
+        if self.overlaps:
+            self._delivering(lambda: self.driver.flush(timeout_s=self._timeout_s))
+
+    def announce(self, number: int) -> None:
+        """Tell a driver that cares the number of the exposure that comes next."""
+        if hasattr(self.driver, "exposure_number"):
+            self.driver.exposure_number = number
+
+    def busy_until(self, when: float) -> None:
+        """Tell a driver that cares until when it reads out a frame of before, on the bench's clock, s."""
+        if hasattr(self.driver, "reads_until"):
+            self.driver.reads_until = when
+
+    def close(self) -> None:
+        """Release the driver."""
+        self.driver.close()
+
+    def _delivering(self, call: Callable[[], Any]) -> Any:
+        """A call for a frame: what it raises is counted, and said in one line."""
+        try:
+            return call()
         except Exception as error:
             self.failures += 1
             log.warning("camera '%s': no frame (number %d that failed): %s", self.name, self.failures, _reason(error))
             if isinstance(error, LabctlError):
                 raise
             raise DeviceError(f"camera '{self.name}' gave no frame: {_reason(error)}", device="camera") from error
-        started, ended = getattr(self.driver, "exposure_interval", (called, self._clock.now()))
-        self._check(data, float(started), float(ended))
-        return RawFrame(data, float(started), float(ended), self.origin)
-
-    def close(self) -> None:
-        """Release the driver."""
-        self.driver.close()
 
     def _flush(self, exposure_s: float) -> None:
         """Throw away every frame that began before now."""

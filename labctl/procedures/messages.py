@@ -6,7 +6,7 @@ dry-run, replayed from a recording, and asserted on message by message in a test
 =============  ==========================================================  =======================
 request        meaning                                                     the generator receives
 =============  ==========================================================  =======================
-`Measure`      a batch of exposures                                        ``list[Frame]``, in the order asked
+`Measure`      a batch of exposures                                        ``Sequence[Frame]``, in the order asked
 `Set`          a setting of an instrument                                  ``None``
 `Read`         a reading of an instrument                                  the value
 `Checkpoint`   state to resume from                                        ``None``
@@ -52,10 +52,22 @@ class Exposure:
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """A batch of exposures. The engine may reorder them; the frames come back in this order."""
+    """A batch of exposures. The engine may reorder them; the frames come back in this order.
+
+    Attributes
+    ----------
+    exposures : sequence of Exposure
+    label : str
+        What the bar and the log call them.
+    ahead : bool
+        Answer at once with a sequence whose frames are waited for when they are looked at, so that the procedure
+        computes while the next exposures are made. What fails meanwhile is raised where a frame is looked at, or at the
+        next request.
+    """
 
     exposures: Sequence[Exposure]
     label: str = ""
+    ahead: bool = False
 
 
 @dataclass(frozen=True)

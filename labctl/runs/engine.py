@@ -1,9 +1,11 @@
-"""The engine: drives one procedure against one bench, on the calling thread, and leaves the bench safe at any end."""
+"""The engine: drives one procedure against one bench, records all that comes of it, and leaves the bench safe."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +13,14 @@ import numpy as np
 
 from labctl.bench.bench import Bench
 from labctl.bench.frames import Frame
+from labctl.bench.proof import Proof
+from labctl.bench.taking import Shot
 from labctl.clock import Clock, RealClock
 from labctl.errors import Aborted, DeviceError, LabctlError, RunError
 from labctl.procedures.messages import (
     Checkpoint,
+    Exposure,
+    Gray,
     Log,
     Measure,
     Message,
@@ -27,9 +33,11 @@ from labctl.procedures.messages import (
 )
 from labctl.runs import events
 from labctl.runs.control import Control, Snapshot
-from labctl.runs.events import Event, State
+from labctl.runs.events import Event
 from labctl.runs.interrupt import interruptible
-from labctl.runs.ordering import Shown, plan
+from labctl.runs.line import Line
+from labctl.runs.ordering import Planned, Shown, plan
+from labctl.runs.past import Past
 from labctl.runs.progress import Pace
 from labctl.runs.store import RunFolder, RunStore
 
@@ -46,8 +54,9 @@ CLEANUP_LIMIT = 100
 class Engine:
     """Runs procedures, one at a time.
 
-    `run` blocks the thread that owns the hardware; `pause`, `resume`, `abort`, `close` and `snapshot` may be called
-    from any thread, and take effect before the next exposure. The states and their order are drawn in
+    `run` blocks its caller until the run has ended; the procedure and every observer are called on that thread, the
+    devices and the disk as `labctl.runs.line` says. `pause`, `resume`, `stop`, `abort`, `close` and `snapshot` may be
+    called from any thread. The states and what leads from one to another are drawn in
     `labctl.runs.control.Control`.
 
     Parameters
@@ -62,6 +71,8 @@ class Engine:
     answer : callable, optional
         Asks the person at the table, and returns one of the prompt's options. Default: the first option, with a line
         in the log.
+    proof : Proof, optional
+        Proof of pairing, for every exposure of the runs to come.
 
     Attributes
     ----------
@@ -79,41 +90,65 @@ class Engine:
         store: RunStore | None = None,
         clock: Clock | None = None,
         answer: Answer | None = None,
+        proof: Proof | None = None,
     ) -> None:
         self.bench = bench
         self.observer = observer
         self.store = store
+        self.proof = proof
         self.run_id = ""
         self.folder: Path | None = None
         self._clock = clock or RealClock()
         self._answer = answer
-        self._control = Control()
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._control = Control(lambda state: self._inbox.put(lambda: self._tell(events.StateChanged(state))))
         self._folder: RunFolder | None = None
+        self._line: Line | None = None
+        self._past: Past | None = None
         self._pace = Pace()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.run_id, self.folder, self._folder = "", None, None
+        self._line = self._past = None
         self._shown = Shown()
-        self._batch = self._captured = self._total = 0
+        self._slm_patterns: dict[str, Gray] = {}
+        self._skipped: dict[tuple[str, str], Any] = {}
+        self._pending: list[_Frames] = []
+        self._batch = self._done = self._served = self._total = self._repeated = 0
 
     def snapshot(self) -> Snapshot:
         """State and counts, all of the same moment."""
         return self._control.snapshot()
 
     def pause(self) -> None:
-        """Stop before the next exposure, the bench as it is. Nothing when nothing runs."""
+        """Wait before the next exposure, the bench as it is. Nothing when nothing runs."""
         self._control.pause()
 
     def resume(self) -> None:
         """Go on after `pause`."""
         self._control.resume()
 
+    def stop(self) -> None:
+        """End the run after the exposure under way, and keep it; twice is harmless."""
+        self._control.stop()
+
     def abort(self) -> None:
-        """End the run before the next exposure; twice is harmless. A prompt must be answered first."""
+        """End the run at once; twice is harmless. A prompt must be answered first."""
         self._control.abort()
 
     def close(self) -> None:
         """Take no more runs; a run under way is aborted. The bench stays open: its owner closes it."""
         self._control.close()
 
-    def run(self, procedure: Procedure[Result], *, provenance: Mapping[str, Any] | None = None) -> Result:
+    def run(
+        self,
+        procedure: Procedure[Result],
+        *,
+        provenance: Mapping[str, Any] | None = None,
+        past: Past | None = None,
+        folder: RunFolder | None = None,
+    ) -> Result:
         """Run a procedure to its end, record it, and leave the bench safe.
 
         Parameters
@@ -121,6 +156,11 @@ class Engine:
         procedure : Procedure
         provenance : mapping, optional
             Goes into ``run.json``: ``config``, ``seeds``, ``models``.
+        past : Past, optional
+            What a recorded run of this procedure was answered: the procedure is given that, and the bench goes on where
+            it ends.
+        folder : RunFolder, optional
+            To go on with, instead of a new one from the store.
 
         Returns
         -------
@@ -129,23 +169,26 @@ class Engine:
         Raises
         ------
         Aborted
-            After `abort` or Ctrl-C.
+            After `stop`, `abort` or Ctrl-C.
         LabctlError
             A device failed, the disk is full, or the procedure gave up.
         """
         self._control.begin(procedure.name)
-        self.run_id, self.folder, self._folder = "", None, None
-        self._shown, self._batch, self._captured, self._total = Shown(), 0, 0, 0
+        self._forget()
+        self._past, self._folder = past, folder
         try:
             try:
                 self._start(procedure, provenance)
                 result = self._drive(procedure.steps(self.bench.facts))
+            except KeyboardInterrupt:
+                self._control.abort()  # no device is waited for any longer
+                raise
             finally:
                 self._make_safe()
             if self._folder is not None:
-                self._folder.finish("done", result, captured=self._captured)
+                self._folder.finish("done", result, captured=self._done)
         except (Aborted, KeyboardInterrupt) as error:
-            self._control.abandon()
+            self._control.abort()
             message = str(error) or "interrupted with Ctrl-C"
             self._end("aborted", message)
             if isinstance(error, Aborted):
@@ -161,16 +204,19 @@ class Engine:
     # -- the course of a run ------------------------------------------------------------------------------------------
 
     def _start(self, procedure: Procedure[Any], provenance: Mapping[str, Any] | None) -> None:
-        self._tell(events.StateChanged(State.RUNNING))
+        self._pump()
         self._total = int(procedure.exposures(self.bench.facts))
-        if self.store is not None:
+        if self._folder is None and self.store is not None:
             self._folder = self.store.create(procedure, self.bench, provenance=provenance)
+        if self._folder is not None:
             self.run_id, self.folder = self._folder.id, self._folder.path
             self._control.recording(self.run_id)
         self._pace.restart(self._clock.now())
         self._tell(events.RunStarted(self.run_id, procedure.name, self.folder, self._total))
         self._count(label="")
         self._record("started", procedure=procedure.name, exposures=self._total)
+        self._control.opened()
+        self._pump()
 
     def _drive(self, steps: Steps[Result]) -> Result:
         """Answer the generator's requests until it returns."""
@@ -181,7 +227,8 @@ class Engine:
                 try:
                     message = steps.send(answer) if failure is None else steps.throw(failure)
                 except StopIteration as stop:
-                    self._control.raise_if_aborted()  # whoever asked in time is not told that the run was done
+                    self._await_all()
+                    self._control.raise_if_ending()  # whoever asked in time is not told that the run was done
                     result: Result = stop.value
                     return result
                 failure, answer = None, None
@@ -217,31 +264,53 @@ class Engine:
         try:
             if self._folder is not None and outcome != "done":
                 self._record("finished", outcome=outcome, message=message)
-                self._folder.finish(outcome, message=message, captured=self._captured)
+                self._folder.finish(outcome, message=message, captured=self._done)
         except RunError as error:
             log.error("%s", error)
         finally:
             if self._folder is not None:
                 self._folder.close()
-            self._folder = None
-            state = self._control.end()
+            if self._past is not None:
+                self._past.close()
+            self._folder = self._past = None
+            self._pump()
+            self._control.end()
             self._tell(events.RunFinished(self.run_id, outcome, message))
-            self._tell(events.StateChanged(state))
+            self._pump()
 
     def _make_safe(self) -> None:
         try:
-            failures = self.bench.make_safe()
+            failures = self._make_safe_once()
         except KeyboardInterrupt:  # an impatient second Ctrl-C must not leave the laser on
-            self.bench.make_safe()
+            self._make_safe_once()
             raise
+        finally:
+            if self._line is not None:
+                self._line.close()
         for failure in failures:
             self._say(f"the bench could not be made safe: {failure}", "error")
 
+    def _make_safe_once(self) -> list[str]:
+        return self.bench.make_safe() if self._line is None else self._line.make_safe()
+
     def _boundary(self) -> None:
-        if self._control.snapshot().state is State.ABORTING:
-            self._tell(events.StateChanged(State.ABORTING))
-        if self._control.boundary(lambda state: self._tell(events.StateChanged(state))):
+        self._pump()
+        paused = self._control.gate(self._drain, self._pump)
+        self._pump()
+        if paused:
             self._pace.restart(self._clock.now())
+
+    def _drain(self) -> None:
+        if self._line is not None:
+            self._line.drain()
+
+    def _pump(self) -> None:
+        while True:
+            try:
+                job = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            job()
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -249,15 +318,12 @@ class Engine:
         match message:
             case Measure():
                 return self._measure(message)
-            case Set(instrument, setting, value):
-                self.bench.set(instrument, setting, value)
-                self._record("set", instrument=instrument, setting=setting, value=value)
-            case Read(instrument, setting):
-                reading = self.bench.read(instrument, setting)
-                self._record("read", instrument=instrument, setting=setting, value=reading)
-                return reading
+            case Set():
+                self._set(message)
+            case Read():
+                return self._read(message)
             case Checkpoint(state):
-                if self._folder is not None:
+                if self._folder is not None and self._past is None:
                     self._folder.checkpoint(state)
                 self._record("checkpoint")
             case Publish(name, value):
@@ -271,26 +337,77 @@ class Engine:
                 raise RunError(f"the procedure yielded {message!r:.80}, which is not a request that the engine knows")
         return None
 
-    def _measure(self, message: Measure) -> list[Frame]:
-        frames: dict[int, Frame] = {}
-        self._record("measure", label=message.label, exposures=len(message.exposures), batch=self._batch)
-        for item in plan(message.exposures, self._shown):
-            self._boundary()
-            exposure = item.exposure
-            self.bench.show(slm=exposure.slm, input=exposure.input)
-            self._shown = item.shown
-            frame = self.bench.capture(exposure.exposure_s, tag=exposure.tag)
-            self._captured += 1
-            if self._folder is not None:
-                self._folder.write_frame(frame, exposure, batch=self._batch, position=item.position)
-            frames[item.position] = frame
-            self._tell(events.Captured(frame, message.exposures[item.position]))
-            self._pace.tick(self._clock.now())
-            self._count(label=message.label)
-        self._batch += 1
-        return [frames[position] for position in range(len(message.exposures))]
+    def _measure(self, message: Measure) -> Sequence[Frame]:
+        planned = plan(message.exposures, self._shown)
+        frames = _Frames(len(planned), self)
+        batch, self._batch = self._batch, self._batch + 1
+        recorded = self._recorded(planned, message, batch, frames) if self._past is not None else 0
+        left = planned[recorded:]
+        if left:
+            self._pending = [*(asked for asked in self._pending if asked.awaited), frames]
+            line = self._live(in_batch=recorded > 0)
+            self._record("measure", label=message.label, exposures=len(left), batch=batch)
+            place = _Place(batch, message, frames)
+            line.submit(
+                [
+                    Shot(
+                        item.exposure, (item.shown.slm_token, item.shown.input_token), (place, item.position),
+                        last=item is left[-1] and not (message.ahead and line.threaded),
+                    )
+                    for item in left
+                ]
+            )  # fmt: skip
+            self._shown = left[-1].shown
+        if message.ahead:
+            return frames
+        return list(frames)
+
+    def _deliver(self, shot: Shot, frame: Frame) -> None:
+        """A frame that is on disk."""
+        place, position = shot.place
+        self._done += 1
+        self._repeated += frame.repeats > 0
+        place.frames.put(position, frame)
+        self._tell(events.Captured(frame, place.message.exposures[position]))
+        self._pace.tick(self._clock.now())
+        self._count(label=place.message.label)
+
+    def _save(self, shot: Shot, frame: Frame) -> None:
+        if self._folder is not None:
+            place, position = shot.place
+            exposure: Exposure = shot.asked  # type: ignore[assignment]
+            self._folder.write_frame(frame, exposure, batch=place.batch, position=position)
+
+    def _lose(self, failure: BaseException) -> None:
+        """The exposures that were asked for and not taken are not taken any more."""
+        for frames in self._pending:
+            frames.lose(failure)
+
+    def _set(self, message: Set) -> None:
+        instrument, setting, value = message.instrument, message.setting, message.value
+        if self._past is not None:
+            self._past.note_set(instrument, setting, value)
+            self._skipped.pop((instrument, setting), None)
+            self._skipped[instrument, setting] = value
+            return
+        self._live().call(instrument, lambda: self.bench.set(instrument, setting, value))
+        self._record("set", instrument=instrument, setting=setting, value=value)
+
+    def _read(self, message: Read) -> Any:
+        instrument, setting = message.instrument, message.setting
+        if self._past is not None:
+            found, reading = self._past.reading(instrument, setting)
+            if found:
+                return reading
+        reading = self._live().call(instrument, lambda: self.bench.read(instrument, setting))
+        self._record("read", instrument=instrument, setting=setting, value=reading)
+        return reading
 
     def _prompt(self, prompt: Prompt) -> str:
+        self._await_all()
+        choice = None if self._past is None else self._past.choice(prompt.text)
+        if choice is not None:
+            return choice
         self._tell(events.Prompted(prompt))
         if self._answer is None:
             choice = prompt.options[0]
@@ -304,13 +421,73 @@ class Engine:
             raise Aborted(f"aborted at the prompt: {prompt.text}")
         return choice
 
+    # -- the bench, and what a recorded run knows of it ---------------------------------------------------------------
+
+    def _live(self, *, in_batch: bool = False) -> Line:
+        """The line to the bench; the first time, the bench is brought to where the recorded run left it."""
+        if self._line is not None:
+            return self._line
+        self._line = Line(
+            self.bench, self._control, save=self._save, deliver=self._deliver, lose=self._lose, say=self._say,
+            inbox=self._inbox, proof=self.proof,
+        )  # fmt: skip
+        past, self._past = self._past, None
+        if past is None:
+            return self._line
+        last = past.last
+        past.close()  # HDF5 does not open a file for reading and for writing at once
+        for (instrument, setting), value in self._skipped.items():
+            self._line.call(instrument, partial(self.bench.set, instrument, setting, value))
+        if last is not None:
+            slm, before = self._slm_patterns.get(last.slm), self._slm_patterns.get(last.slm_before)
+            shown = self._shown.input
+            self._line.call(
+                "", lambda: self.bench.take_up(last, slm=slm, input=shown, slm_before=before, idle=not in_batch)
+            )
+        self._record("resumed", after=self._served)
+        return self._line
+
+    def _recorded(self, planned: Sequence[Planned], message: Measure, batch: int, frames: _Frames) -> int:
+        """Fill in what the recorded run has of these exposures; how many that are."""
+        for number, item in enumerate(planned):
+            past = self._past
+            if past is None:
+                return number
+            frame = past.take(batch, item.position, item.exposure, item.shown.slm_token, item.shown.input_token)
+            if frame is None:
+                return number
+            self._shown = item.shown
+            if item.shown.slm is not None:
+                self._slm_patterns[item.shown.slm_token] = item.shown.slm
+            self._done += 1
+            self._served += 1
+            frames.put(item.position, frame)
+            self._tell(events.Captured(frame, message.exposures[item.position]))
+            self._count(label=message.label)
+        return len(planned)
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """For the frames of a `Measure` that was asked ahead; on the engine's thread only."""
+        if self._line is not None:
+            self._line.wait(ready)
+
+    def _await_all(self) -> None:
+        pending, self._pending = self._pending, []
+        for frames in pending:
+            frames.wait()
+
     # -- telling ------------------------------------------------------------------------------------------------------
 
     def _count(self, *, label: str) -> None:
-        done, total = self._captured, max(self._total, self._captured)
+        done, total = self._done, max(self._total, self._done)
         saved = 0 if self._folder is None else self._folder.saved
+        captured = done if self._line is None else self._served + self._line.captured
+        mismatches = 0 if self._line is None else self._line.mismatches
         eta = self._pace.eta_s(total - done)
-        self._control.update(done=done, total=total, captured=self._captured, saved=saved, eta_s=eta)
+        self._control.update(
+            done=done, total=total, captured=captured, saved=saved, repeated=self._repeated, mismatches=mismatches,
+            eta_s=eta,
+        )  # fmt: skip
         self._tell(events.Progressed(done, total, label, eta, saved))
 
     def _say(self, text: str, level: str = "info") -> None:
@@ -320,7 +497,7 @@ class Engine:
 
     def _record(self, kind: str, **values: Any) -> None:
         """A line in the folder's event log. Losing one is no reason to lose the run; losing a frame is."""
-        if self._folder is None:
+        if self._folder is None or self._past is not None:  # what is being told again has been recorded
             return
         try:
             self._folder.event(kind, **values)
@@ -334,6 +511,55 @@ class Engine:
             self.observer(event)
         except Exception:  # whoever watches must not be able to break what is watched
             log.exception("an observer failed at %s", type(event).__name__)
+
+
+class _Place:
+    """Where a shot's frame belongs: batch, request and answer."""
+
+    def __init__(self, batch: int, message: Measure, frames: _Frames) -> None:
+        self.batch, self.message, self.frames = batch, message, frames
+
+
+class _Frames(Sequence[Frame]):
+    """The answer to a `Measure`: each frame is waited for when it is looked at."""
+
+    def __init__(self, count: int, engine: Engine) -> None:
+        self._frames: list[Frame | None] = [None] * count
+        self._missing = count
+        self._failure: BaseException | None = None
+        self._engine = engine
+
+    @property
+    def awaited(self) -> bool:
+        """Whether frames are still to come."""
+        return self._missing > 0 and self._failure is None
+
+    def put(self, position: int, frame: Frame) -> None:
+        """A frame has come."""
+        self._missing -= self._frames[position] is None
+        self._frames[position] = frame
+
+    def lose(self, failure: BaseException) -> None:
+        """The frames that have not come yet never will."""
+        if self._missing and self._failure is None:
+            self._failure = failure
+
+    def wait(self) -> None:
+        """Wait for those that are still to come."""
+        if self.awaited:
+            self._engine.wait_for(lambda: not self.awaited)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self._frames[index] is None and self._failure is None:
+            self._engine.wait_for(lambda: self._frames[index] is not None or self._failure is not None)
+        if self._frames[index] is None and self._failure is not None:
+            raise self._failure
+        return self._frames[index]
 
 
 def _in_short(value: Any) -> Any:

@@ -12,11 +12,15 @@ from labctl.procedures.messages import Exposure, Prompt
 
 
 class State(Enum):
-    """State of the engine."""
+    """State of the engine; `labctl.runs.control.Control` draws how one leads to another."""
 
     IDLE = "idle"
+    OPENING = "opening"
     RUNNING = "running"
+    PAUSING = "pausing"
     PAUSED = "paused"
+    RECOVERING = "recovering"
+    STOPPING = "stopping"
     ABORTING = "aborting"
     CLOSED = "closed"
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from labctl.runs.events import State
+from labctl.runs.control import STOPPABLE
 
 if TYPE_CHECKING:
     from labctl.runs.engine import Engine
@@ -30,9 +30,9 @@ def interruptible(engine: Engine) -> Iterator[None]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if engine.snapshot().state not in (State.RUNNING, State.PAUSED):
+        if engine.snapshot().state not in STOPPABLE:
             raise KeyboardInterrupt
-        log.warning("aborting after this frame; Ctrl-C again to stop at once")
+        log.warning("aborting; Ctrl-C again to drop everything")
         engine.abort()
 
     before = signal.signal(signal.SIGINT, handle)

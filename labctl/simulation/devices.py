@@ -6,6 +6,7 @@ camera's, and a command takes effect after the device's latency.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from slmsuite.hardware.cameras.camera import Camera
 from slmsuite.hardware.slms.slm import SLM
 
+from labctl.simulation.transforms import Window
 from labctl.simulation.world import World
 
 
@@ -44,6 +46,22 @@ class SimulatedSLM(SLM):
         super().__init__(
             tuple(resolution), bitdepth=bitdepth, name="simulated SLM", pitch_um=pitch_um, wav_um=wav_um, gpu=False
         )
+
+    def set_phase(
+        self,
+        phase: Any,
+        phase_correct: bool | None = None,
+        settle: bool | float | None = None,
+        execute: bool | None = None,
+        block: bool | None = None,
+        **kwargs: Any,
+    ) -> NDArray[np.integer[Any]]:
+        """As slmsuite's, but what it waits for settling passes on the world's clock."""
+        shown = super().set_phase(phase, phase_correct, False, execute, block, **kwargs)
+        wait = self.settle if settle is None else settle
+        if block is not False:
+            self._world.clock.sleep(self.settle_time_s * wait if isinstance(wait, (bool, np.bool_)) else float(wait))
+        return shown
 
     def _set_phase_hw(self, display: NDArray[np.integer[Any]]) -> None:
         self._world.show_slm(display, latency_s=self._latency_s)
@@ -104,8 +122,18 @@ class SimulatedCamera(Camera):
     timestamps : bool
         Whether the camera says when its frames were exposed.
 
+    Triggered and with timestamps, it also exposes and reads out one after the other (`expose`, `read_out`), so that
+    the next exposure can be made while a frame is read out; no exposure ends before the frame before it has left the
+    sensor.
+
     Attributes
     ----------
+    overlaps : bool
+        Whether the bench may use `expose` and `read_out`.
+    exposure_number : int
+        Of the exposure that comes next: noise is a function of the seed and of this.
+    reads_until : float
+        When the frame before will have left the sensor, on the world's clock, s.
     exposure_interval : (float, float)
         Start and end of the last frame's exposure on the world's clock, s. Drivers that know these offer them under
         this name; without `timestamps` there is no such attribute.
@@ -133,6 +161,10 @@ class SimulatedCamera(Camera):
         self._in_flight, self._jitter_s = max(1, int(in_flight)), jitter_ms / 1e3
         self._exposure = 1e-3
         self._window = (0, resolution[0], 0, resolution[1])
+        self.exposure_number = 0
+        self.reads_until = -np.inf
+        self.overlaps = timestamps and not self._free_run
+        self._exposed: deque[tuple[int, float, float, Window]] = deque()
         if timestamps:
             self.exposure_interval = (0.0, 0.0)
         self._streams = self._next = 0
@@ -152,7 +184,7 @@ class SimulatedCamera(Camera):
     def flush(self, timeout_s: float = 1) -> None:
         """Let go of every frame that has begun: the next one that is handed out begins after this call."""
         if not self._free_run:
-            super().flush(timeout_s)
+            self._exposed.clear()
             return
         now = self._world.clock.now()
         self._next = max(self._next, int((now - self._streaming_since) // self._beat_s))
@@ -174,20 +206,46 @@ class SimulatedCamera(Camera):
         return self._window
 
     def _get_image_hw(self, timeout_s: float) -> NDArray[np.uint16]:
-        x, width, y, height = self._window
-        window = (y, y + height, x, x + width)
-        clock = self._world.clock
-        if self._free_run:
-            start = self._next_frame(timeout_s)
-            counts = self._world.expose(self._exposure, window, start=start)
-        else:
-            clock.sleep(self._latency_s)
-            start = clock.now()
-            counts = self._world.expose(self._exposure, window)
-            clock.sleep(self._readout_s)
+        if not self._free_run:
+            self._exposed.clear()
+            self.expose()
+            return self.read_out(timeout_s)
+        start = self._next_frame(timeout_s)
+        number, self.exposure_number = self.exposure_number, self.exposure_number + 1
+        counts = self._world.expose(self._exposure, self._rows_and_columns, start=start, number=number)
         if self._timestamps:
             self.exposure_interval = (start, start + self._exposure)
         return counts
+
+    # triggered: exposing, and reading out
+
+    def expose(self) -> None:
+        """Expose one frame; returns when the exposure has ended."""
+        clock = self._world.clock
+        clock.sleep(max(self._latency_s, self.reads_until - self._exposure - clock.now()))
+        start = clock.now()
+        clock.sleep(self._exposure)
+        end = start + self._exposure
+        self.reads_until = end + self._readout_s
+        self._exposed.append((self.exposure_number, start, end, self._rows_and_columns))
+        self.exposure_number += 1
+
+    def read_out(self, timeout_s: float) -> NDArray[np.uint16]:
+        """The frame exposed first of those that have not been read out, once it has left the sensor."""
+        if not self._exposed:
+            self._world.clock.sleep(timeout_s)
+            raise TimeoutError(f"no frame within {timeout_s:g} s")
+        number, start, end, window = self._exposed.popleft()
+        counts = self._world.expose(end - start, window, start=start, number=number)
+        self._world.clock.sleep(end + self._readout_s - self._world.clock.now())
+        if self._timestamps:
+            self.exposure_interval = (start, end)
+        return counts
+
+    @property
+    def _rows_and_columns(self) -> Window:
+        x, width, y, height = self._window
+        return (y, y + height, x, x + width)
 
     # the stream of a free-running camera: which frames exist follows from when it was started
 

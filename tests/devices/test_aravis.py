@@ -36,7 +36,7 @@ def exercise(bench: Bench) -> None:
         assert frame.data.dtype == np.uint8
         assert frame.origin == (32, 64)
         assert len(np.unique(frame.data)) > 20, "the fake camera shows a diagonal ramp"
-        assert bench._camera.exposure_s == pytest.approx(exposure, rel=1e-2)
+        assert bench.device("camera").exposure_s == pytest.approx(exposure, rel=1e-2)
 
 
 def test_the_fake_camera_in_the_process(with_camera: WithCamera) -> None:

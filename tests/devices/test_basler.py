@@ -30,7 +30,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def pylon(bench: Bench) -> Any:
     """pylon's camera behind a bench."""
-    return bench._camera.driver.cam
+    return bench.device("camera").driver.cam
 
 
 @pytest.mark.parametrize(("lines", "top"), [(SLMSUITE, 255), (OURS, 4095)])
@@ -74,7 +74,7 @@ def test_a_broken_frame_is_one_line_and_the_next_is_whole(with_camera: WithCamer
         bench.capture()
     assert "\n" not in str(caught.value)
     assert caught.value.device == "camera"
-    assert bench._camera.failures == 1
+    assert bench.device("camera").failures == 1
     assert bench.capture().data.shape == (128, 256)
 
 

@@ -42,7 +42,7 @@ def test_frames_exposure_and_window(demo: Bench) -> None:
     assert frame.data.dtype == np.uint16
     assert frame.data.shape == (512, 512)
     assert demo.clock.now() - start >= 20e-3, "the demo camera takes its exposure"
-    assert demo._camera.exposure_s == pytest.approx(20e-3)
+    assert demo.device("camera").exposure_s == pytest.approx(20e-3)
     demo.set("camera", "window", (96, 224, 100, 356))
     part = demo.capture()
     assert part.data.shape == (128, 256)
@@ -51,7 +51,7 @@ def test_frames_exposure_and_window(demo: Bench) -> None:
 
 def test_a_demo_camera_that_fails_is_one_line(demo: Bench) -> None:
     demo.capture()
-    driver = demo._camera.driver
+    driver = demo.device("camera").driver
     core, driver.cam = driver.cam, None
     with pytest.raises(DeviceError, match="camera 'demo' gave no frame: AttributeError"):
         demo.capture()

@@ -40,9 +40,9 @@ preset = "ideal"
 def test_slmsuites_own_tests_pass() -> None:
     bench = open_bench(parse_bench(TEXT))
     try:
-        assert bench._slm.driver.test()
-        assert bench._input.driver.test()
-        assert bench._camera.driver.test()
+        assert bench.device("slm").driver.test()
+        assert bench.device("input").driver.test()
+        assert bench.device("camera").driver.test()
     finally:
         bench.close()
 
@@ -66,7 +66,7 @@ def test_slmsuites_fourier_calibration_runs_with_a_pinhole_on_the_input() -> Non
         pinhole[30:34, 30:34] = 255
         bench.show(input=pinhole)
         bench.capture()
-        slm, camera = bench._slm.driver, bench._camera.driver
+        slm, camera = bench.device("slm").driver, bench.device("camera").driver
         system = FourierSLM(camera, slm)
         camera.set_exposure(0.5)
         # slmsuite waits in real time; this bench's time is virtual, so the settling has to pass on its clock.

@@ -72,7 +72,7 @@ def test_package_and_class_need_no_entry_point(monkeypatch: pytest.MonkeyPatch) 
         text = text.replace(f'"example-{name}"', f'"labctl_driver_example:Example{cls}"')
     bench = open_bench(parse_bench(text))
     try:
-        assert bench._camera.driver.slm is bench._slm.driver
+        assert bench.device("camera").driver.slm is bench.device("slm").driver
         assert bench.capture().data.shape == (300, 400)
     finally:
         bench.close()

@@ -86,28 +86,6 @@ class FakeLaser:
         self.closed += 1
 
 
-class WatchedBench(Bench):
-    """Writes down when each pattern was commanded."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.settled: dict[int, float] = {}
-        self._settles_at = 0.0
-
-    def show(self, *, slm: Any = None, input: Any = None) -> None:
-        for name, pattern in (("slm", slm), ("input", input)):
-            changes = any(self.would_change(**({"slm": None, "input": None} | {name: pattern})))
-            super().show(**{name: pattern})
-            if changes:
-                settle = getattr(self.facts, f"{name}_settle_s")
-                self._settles_at = max(self._settles_at, self.clock.now() + settle)
-
-    def capture(self, *args: Any, **kwargs: Any) -> Any:
-        frame = super().capture(*args, **kwargs)
-        self.settled[frame.number] = self._settles_at
-        return frame
-
-
 class FaultyRig:
     """The tiny bench, armed with a plan."""
 
@@ -125,7 +103,7 @@ class FaultyRig:
         self.wrapped = {
             name: self.rehearsal.inject(getattr(self, name), name) for name in ("slm", "input", "camera", "laser")
         }
-        self.bench = WatchedBench(
+        self.bench = Bench(
             facts, slm=self.wrapped["slm"], input=self.wrapped["input"], camera=self.wrapped["camera"],
             instruments={"laser": self.wrapped["laser"]}, clock=self.clock, injected=self.rehearsal.injected,
         )  # fmt: skip

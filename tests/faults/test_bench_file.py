@@ -106,7 +106,7 @@ def test_a_bench_without_faults_is_not_wrapped(caplog: pytest.LogCaptureFixture)
         bench = open_bench(parse_bench(TEXT))
     assert "faults" not in caplog.text
     assert bench.injected == []
-    assert type(bench._camera).__name__ == "SlmsuiteSensor"
+    assert type(bench.device("camera")).__name__ == "SlmsuiteSensor"
     bench.close()
 
 

@@ -60,7 +60,9 @@ def check(tiny: Any, frames: list[Frame], *, pixels: bool) -> None:
         assert (frame.slm, frame.input) == (token(gray(s)), token(gray(i)))
         assert frame.data.shape == SHAPE
         assert frame.data.dtype == np.uint16
-        assert frame.started >= tiny.bench.settled[frame.number] - 1e-9
+        facts = tiny.bench.facts
+        assert frame.started >= frame.shown_slm + facts.slm_settle_s - 1e-9
+        assert frame.started >= frame.shown_input + facts.input_settle_s - 1e-9
         if pixels:
             assert (frame.data == 16 * s + i).all()
     taken = sorted(frames, key=lambda frame: frame.number)

@@ -21,6 +21,7 @@ import conftest  # noqa: E402
 from PySide6.QtCore import QTimer  # noqa: E402
 from PySide6.QtWidgets import QApplication  # noqa: E402
 
+from labctl.bench.soundness import Soundness  # noqa: E402
 from labctl.devices.contract import RawFrame  # noqa: E402
 from labctl.gui.heartbeat import Heartbeat  # noqa: E402
 from labctl.gui.settings import Settings  # noqa: E402
@@ -69,7 +70,7 @@ class Place(conftest.FakeWorkplace):
     def open(self, name: str) -> Any:
         bench = super().open(name)
         self.camera = Camera(bench.clock, self.shape, gate=self.gate)
-        bench._camera = self.camera
+        bench._camera.sensor, bench._camera.soundness = self.camera, Soundness(self.camera.shape)
         return bench
 
     def demo(self, bench: str, model: str, images: int) -> Any:

@@ -312,7 +312,7 @@ def test_a_failed_run_leaves_the_bench_safe_and_the_engine_ready(rig: Rig, runs_
     with pytest.raises(expected.get(where, DeviceError)) as caught:
         engine.run((Miscounted if where == "count" else Script)(body, 2))
     if where in ("camera", "slm"):
-        assert str(caught.value) == f"{where}: OSError: cable pulled"
+        assert str(caught.value) == f"{where}: OSError: cable pulled (tried 3 times)"
     assert cleaned == ([] if where == "count" else [where])
     assert rig.is_safe
     if where != "count":

@@ -29,6 +29,11 @@ class _Faulty:
             raise AttributeError(name)
         return getattr(self._device, name)
 
+    def renew(self, device: Any) -> None:
+        """The device has been opened again. Fails while it is disconnected."""
+        self._trouble.check_connected()
+        self._device = device
+
     @property
     def injected(self) -> list[Injected]:
         """What was done to this device, in order."""
@@ -100,6 +105,13 @@ class FaultySensor(_Faulty):
 
     def grab(self, exposure_s: float) -> RawFrame:
         """Expose one frame, and hand out what the plan makes of it."""
+        return self._handed_out(lambda: self._device.grab(exposure_s))
+
+    def read_out(self) -> RawFrame:
+        """The oldest exposure that has not been read out, as the plan makes it; of a device that `overlaps`."""
+        return self._handed_out(self._device.read_out)
+
+    def _handed_out(self, take: Callable[[], RawFrame]) -> RawFrame:
         striking, last = self._trouble.call(), self._last
         if "stale" in striking and last is not None:
             self._trouble.note("stale")
@@ -108,10 +120,10 @@ class FaultySensor(_Faulty):
         if self._again is not None:
             frame, self._again = self._again, None
             return frame
-        frame = self._device.grab(exposure_s)
+        frame = take()
         if "dropped" in striking:
             self._trouble.note("dropped")
-            frame = self._device.grab(exposure_s)
+            frame = take()
         self._last = frame
         if "duplicated" in striking:
             self._trouble.note("duplicated")
