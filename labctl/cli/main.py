@@ -23,18 +23,19 @@ COMMANDS = {
     "calibrate": Lazy("labctl.cli.bench_runs:calibrate", "Calibrate a bench against its digital model."),
     "deploy": Lazy("labctl.cli.bench_runs:deploy", "Compile a model into phase patterns for a calibrated bench."),
     "evaluate": Lazy("labctl.cli.bench_runs:evaluate", "Classify test images with a bench and in simulation."),
+    "run": Lazy("labctl.cli.run:run", "Run experiment files: procedures in order, sweeps, queues."),
     "bench": Lazy("labctl.cli.bench:app", "Bench files: list, new, check, show."),
     "devices": Lazy(
         "labctl.cli.devices:devices", "Find monitors, cameras and instruments, with their lines for a bench file."
     ),
-    "runs": Lazy("labctl.cli.runs:app", "Recorded runs: list, show, report."),
+    "runs": Lazy("labctl.cli.runs:app", "Recorded runs: find, show, report, export."),
     "models": Lazy("labctl.cli.models:app", "Trained networks: list, show."),
     "train": Lazy("labctl.cli.train:train", "Train a recipe into a model bundle."),
     "data": Lazy("labctl.cli.data:app", "Image sets: where they are, how to get them."),
     "doctor": Lazy("labctl.cli.doctor:doctor", "Say what this machine lacks, and the line that installs it."),
 }
 PANELS = {
-    **dict.fromkeys(("calibrate", "deploy", "evaluate", "bench", "devices", "runs"), BENCH),
+    **dict.fromkeys(("calibrate", "deploy", "evaluate", "run", "bench", "devices", "runs"), BENCH),
     **dict.fromkeys(("models", "train", "data"), MODELS),
     "doctor": LAB,
 }

@@ -52,7 +52,7 @@ def parse_bench(text: str, source: str = "bench file") -> BenchConfig:
     try:
         return BenchConfig.model_validate(content)
     except ValidationError as error:
-        raise _as_config_error(describe(error, BenchConfig, "a bench file"), text, source) from error
+        raise as_config_error(describe(error, BenchConfig, "a bench file"), text, source) from error
 
 
 def bench_path(path_or_name: str | Path, workspace: Workspace | None = None) -> Path:
@@ -122,7 +122,8 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(one_line(f"{source}, line {line}{column}: {_plain(said[: at.start()])}")) from error
 
 
-def _as_config_error(problems: list[Problem], text: str, source: str) -> ConfigError:
+def as_config_error(problems: list[Problem], text: str, source: str) -> ConfigError:
+    """The first problem in one line: the file, the line where it is known, and how many more there are."""
     first, others = problems[0], len(problems) - 1
     line = _line_of(text, first.key)
     where = f"{source}, line {line}" if line else source

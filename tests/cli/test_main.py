@@ -81,7 +81,7 @@ def test_a_command_line_that_makes_no_sense_is_one_line(line: list[str], capsys:
 def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["--help"]) == 0
     shown = capsys.readouterr().out
-    for name in ("demo", "init", "doctor", "gui", "bench", "runs", "models", "data", "train", "calibrate", "deploy", "evaluate"):  # fmt: skip
+    for name in ("demo", "init", "doctor", "gui", "bench", "runs", "models", "data", "train", "calibrate", "deploy", "evaluate", "run"):  # fmt: skip
         assert f" {name} " in shown
     assert main.run(["--version"]) == 0
     assert capsys.readouterr().out == f"labctl {__version__}\n"
