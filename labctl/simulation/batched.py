@@ -59,9 +59,9 @@ class BatchedWorld:
         rows, columns = self._slm
         amplitude = self._table[gray.to(self._device).long()] * self._illumination
         points = torch.sparse.mm(self._matrix, amplitude.flatten(1).T).T.reshape(len(gray), *self._shape)
-        spectrum = torch.fft.fft(points * self._ramp, n=self._lengths[1])[..., :columns].transpose(-1, -2)
-        spectrum = torch.fft.fft(spectrum, n=self._lengths[0])[..., :rows] * self._field
-        camera = torch.fft.fft(spectrum, n=2 * rows)[..., : self._part[0]].transpose(-1, -2)
+        spectrum = torch.fft.fft(points * self._ramp, n=self._lengths[1])[..., :columns]
+        spectrum = torch.fft.fft(spectrum, n=self._lengths[0], dim=-2)[:, :rows] * self._field
+        camera = torch.fft.fft(spectrum, n=2 * rows, dim=-2)[:, : self._part[0]]
         camera = torch.fft.fft(camera, n=2 * columns)[..., : self._part[1]]
         power = torch.view_as_real(camera).square().sum(-1)
         fine = torch.nn.functional.grid_sample(

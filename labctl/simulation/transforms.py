@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +23,8 @@ Float = NDArray[np.float32]
 Complex = NDArray[np.complex64]
 Window = tuple[int, int, int, int]
 WORKERS = min(8, os.cpu_count() or 1)
+AT_ONCE = 2**16
+"""Numbers that one thread works on at a time: they stay in its core's cache from step to step."""
 OVERSAMPLING = 1.25
 """Fine grid of the non-uniform FFT, relative to the SLM's pixels."""
 KERNEL_WIDTH = 8
@@ -27,6 +32,47 @@ KERNEL_BETA = np.pi * np.sqrt((KERNEL_WIDTH / OVERSAMPLING * (OVERSAMPLING - 0.5
 """Shape of the Kaiser-Bessel kernel for this width and oversampling (Beatty et al., IEEE Trans. Med. Imag. 24, 799)."""
 BOX = 32
 """Panel pixels in one block of the panel that is either spread or left out because it is black."""
+
+
+def stretch(length: int) -> int:
+    """How many rows (columns) of so many numbers are worked on at a time."""
+    return max(4, AT_ONCE // length)
+
+
+def share(work: Callable[[int, int], None], count: int, step: int) -> None:
+    """Call ``work(first, end)`` for stretches of `step` that make up ``range(count)``, on up to `WORKERS` threads.
+
+    The threads end before this returns. NumPy, SciPy and OpenCV release Python's lock while they compute.
+    """
+    starts = iter(range(0, count, step))
+
+    def run() -> None:
+        for first in starts:
+            work(first, min(first + step, count))
+
+    helpers = min(WORKERS, -(-count // step)) - 1
+    if helpers < 1:
+        run()
+        return
+    with ThreadPoolExecutor(helpers) as pool:
+        helping = [pool.submit(run) for _ in range(helpers)]
+        run()
+    for helper in helping:
+        helper.result()
+
+
+class Room:
+    """Arrays that are kept from frame to frame: new memory costs as much as a transform."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, name: str, shape: tuple[int, int], dtype: type) -> NDArray[Any]:
+        """An array of any content; the last one of this name is no longer to be used."""
+        size = shape[0] * shape[1]
+        if name not in self._kept or self._kept[name].size < size:
+            self._kept[name] = np.empty(size, dtype)
+        return self._kept[name][:size].reshape(shape)
 
 
 def rotation(angle: float) -> NDArray[np.float64]:
@@ -85,12 +131,32 @@ class Spreading:
         r0, r1, c0, c1 = box
         return (matrix @ amplitude[r0:r1, c0:c1].ravel()).reshape(self.shape), first, end
 
-    def transform(self, box: Complex, first: int, end: int) -> Complex:
-        """Rows ``first ... end`` of the grid, times `ramp`, to the SLM's pixels [column, row]; `factor` comes after."""
-        columns, rows = self.factor.shape
-        lines = np.zeros((columns, self.shape[0]), np.complex64)
-        lines[:, first:end] = fft(box, n=self.lengths[1], axis=1, workers=WORKERS)[:, :columns].T
-        return np.asarray(fft(lines, n=self.lengths[0], axis=1, workers=WORKERS)[:, :rows])
+    def across(self, box: Complex) -> Complex:
+        """Rows of the grid, times `ramp`, to the columns of the SLM [grid row, column]."""
+        return np.asarray(fft(box, n=self.lengths[1], axis=1, workers=WORKERS)[:, : self.factor.shape[1]])
+
+    def down(self, lines: Complex, first: int) -> Complex:
+        """Some columns of what `across` gives, of which the first row is the grid's row `first`, to the SLM's rows.
+
+        Returns
+        -------
+        complex64 array [row, column]
+            The spectrum at the SLM's pixels, but for `factor`.
+        """
+        grid = np.zeros((self.lengths[0], lines.shape[1]), np.complex64)
+        grid[first : first + len(lines)] = lines
+        return np.asarray(fft(grid, axis=0, overwrite_x=True)[: self.factor.shape[0]])
+
+    def transform(self, box: Complex, first: int) -> Complex:
+        """Rows of the grid from `first` on, times `ramp`, to the SLM's pixels [row, column]; `factor` comes after."""
+        lines = self.across(box)
+        spectrum = np.empty(self.factor.shape, np.complex64)
+
+        def stripe(begun: int, end: int) -> None:
+            spectrum[:, begun:end] = self.down(lines[:, begun:end], first)
+
+        share(stripe, lines.shape[1], stretch(self.lengths[0]))
+        return spectrum
 
     @cached_property
     def _boxes(self) -> dict[Window, tuple[scipy.sparse.csr_matrix, int, int]]:
@@ -135,7 +201,7 @@ class Spreading:
             envelope = np.sinc(nu * geometry.input.pitch[i])
             factors.append(turns * envelope / kernel * step * geometry.input.pitch[i])
         ramp = ramps[0][:, None] * ramps[1][None]
-        factor = factors[1][:, None] * factors[0][None]  # [column, row], as the transforms run
+        factor = factors[0][:, None] * factors[1][None]
         return Spreading(
             matrix,
             geometry.input.shape,
@@ -193,6 +259,8 @@ class Sampler:
     size: tuple[int, int]
     low: tuple[int, int]
     """Where the part of the oversampled camera plane begins that the window needs."""
+    lit: Window
+    """The part of the window that light can reach: a sensor may be larger than one diffraction order."""
 
     @staticmethod
     def build(window: Window, geometry: Geometry, truth: Truth) -> Sampler:
@@ -212,30 +280,71 @@ class Sampler:
             np.exp(-2j * np.pi * (np.arange(n) - (n - 1) / 2) * low[i] / (2 * n))
             for i, n in enumerate(geometry.slm.shape)
         ]
-        ramp = (ramps[1][:, None] * ramps[0][None]).astype(np.complex64)
+        ramp = (ramps[0][:, None] * ramps[1][None]).astype(np.complex64)
+        shape = window[1] - window[0], window[3] - window[2]
         return Sampler(
-            int(size[0]), int(size[1]), ramp, affine,
-            (window[1] - window[0], window[3] - window[2]), (int(low[0]), int(low[1])),
-        )  # fmt: skip
+            int(size[0]), int(size[1]), ramp, affine, shape, (int(low[0]), int(low[1])), _lit_part(affine, size, shape)
+        )
 
-    def lines(self, columns: int) -> Complex:
-        """Room for the rows that the window needs and their padding, kept from frame to frame."""
-        if "lines" not in self._room:
-            self._room["lines"] = np.zeros((self.rows, 2 * columns), np.complex64)
-        return self._room["lines"]
+    def power(self, behind: Callable[[int, int], Complex], room: Room) -> Float:
+        """Intensity over the part of the oversampled camera plane that the window needs.
 
-    @cached_property
-    def _room(self) -> dict[str, Complex]:
-        return {}
+        Parameters
+        ----------
+        behind : callable
+            ``behind(first, end)`` gives columns of the field behind the SLM, times `ramp` [row, column].
+        room : Room
+
+        Returns
+        -------
+        float32 array [row, column]
+            Valid until the next call with this room.
+        """
+        rows, columns = self.ramp.shape
+        lines: Complex = room("lines", (self.rows, columns), np.complex64)
+        power: Float = room("power", (self.rows, self.columns), np.float32)
+
+        def down(first: int, end: int) -> None:
+            lines[:, first:end] = fft(behind(first, end), n=2 * rows, axis=0, overwrite_x=True)[: self.rows]
+
+        def across(first: int, end: int) -> None:
+            field = fft(lines[first:end], n=2 * columns, axis=1)[:, : self.columns]
+            part = power[first:end]
+            np.square(np.abs(field, out=part), out=part)
+
+        share(down, columns, stretch(2 * rows))
+        share(across, self.rows, stretch(2 * columns))
+        return power
 
     def cut(self, plane: Float) -> Float:
         """The part that the window needs of a whole oversampled camera plane, whose origin is its first element."""
         rows, columns = (np.arange(self.low[i], self.low[i] + n) for i, n in ((0, self.rows), (1, self.columns)))
         return plane.take(rows, axis=0, mode="wrap").take(columns, axis=1, mode="wrap")
 
-    def __call__(self, power: Float) -> Float:
-        # OpenCV counts (x, y)
-        swapped = self.affine[::-1][:, [1, 0, 2]]
-        rows, columns = self.size
-        fine = cv2.warpAffine(power, swapped, (2 * columns, 2 * rows), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        return np.asarray(cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
+    def __call__(self, power: Float, scale: float = 1.0) -> Float:
+        """Mean intensity over each pixel of the window [row, column], times `scale`."""
+        sampled = np.zeros(self.size, np.float32)
+        top, bottom, left, right = self.lit
+
+        def sample(first: int, end: int) -> None:
+            r0, r1 = top + first, top + end
+            # OpenCV counts (x, y)
+            affine = self.affine[::-1][:, [1, 0, 2]]
+            affine[:, 2] += affine[:, :2] @ (2 * left, 2 * r0)
+            size = 2 * (right - left), 2 * (r1 - r0)
+            fine = cv2.warpAffine(power, affine, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            part = cv2.resize(fine, (right - left, r1 - r0), interpolation=cv2.INTER_AREA)
+            np.multiply(part, np.float32(scale), out=sampled[r0:r1, left:right])
+
+        if right > left:
+            share(sample, bottom - top, stretch(4 * (right - left)))
+        return sampled
+
+
+def _lit_part(affine: NDArray[np.float64], size: NDArray[np.intp], shape: tuple[int, int]) -> Window:
+    """Rows and columns (first, end, first, end) of a window outside which half pixels see none of the plane."""
+    corners = np.array([[y, x] for y in (-1, size[0]) for x in (-1, size[1])], float)
+    half = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
+    first = np.clip(np.floor(half.min(0) / 2).astype(int) - 1, 0, shape)
+    end = np.clip(np.ceil(half.max(0) / 2).astype(int) + 2, first, shape)
+    return int(first[0]), int(end[0]), int(first[1]), int(end[1])

@@ -11,6 +11,7 @@ Noise is a function of the seed and the exposure's number, not of what ran befor
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import replace
 from functools import cached_property
@@ -18,22 +19,21 @@ from functools import cached_property
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import fft
 from scipy.ndimage import gaussian_filter
 
 from labctl.clock import Clock
 from labctl.optics.geometry import Geometry, Plane
 from labctl.optics.zernike import zernike
+from labctl.simulation.camera import Sensor
 from labctl.simulation.effects import Effects, Truth
 from labctl.simulation.history import History, steady
 from labctl.simulation.transforms import (
-    WORKERS,
     Complex,
     Float,
+    Room,
     Sampler,
     Spreading,
     Window,
-    camera_to_metres,
     phasor,
     rotation,
     shift_invariant,
@@ -42,10 +42,6 @@ from labctl.simulation.transforms import (
 
 LN9 = float(np.log(9.0))
 """10-90 % time of an exponential, in time constants."""
-OFFSET_PERIOD_S = 1800.0
-NORMAL_FROM_E = 2.0
-"""From this read noise on (electrons rms), a normal law of the right mean and variance stands for the photons' Poisson
-law: the skewness that is lost is below 0.16 at any level."""
 
 
 class World:
@@ -77,8 +73,7 @@ class World:
         self._geometry, self._effects, self._seed = geometry, effects, seed
         self._truth = Truth.draw(effects, seed)
         self._levels = {"slm": slm_levels, "input": input_levels}
-        self._full_scale = 2**camera_bitdepth - 1
-        self._camera_bits = camera_bitdepth
+        self._sensor = Sensor(geometry, effects, self._truth, seed, camera_bitdepth)
         dark, flat = np.zeros(geometry.input.shape, np.uint16), np.zeros(geometry.slm.shape, np.uint16)
         self._slm: History[NDArray[np.integer]] = History(flat)
         self._input: History[NDArray[np.integer]] = History(dark)
@@ -87,6 +82,7 @@ class World:
         self._exposures = 0
         self._fields: OrderedDict[tuple[int, Window], tuple[Complex, Complex | None]] = OrderedDict()
         self._samplers: dict[Window, Sampler] = {}
+        self._room, self._rendering = Room(), threading.Lock()
         self._transfer: dict[int, Complex] = {}
 
     # what the devices' fronts may do
@@ -159,16 +155,20 @@ class World:
         shape = self._geometry.camera.shape
         window = window or (0, shape[0], 0, shape[1])
         noise = np.random.Generator(np.random.SFC64([self._seed, number]))
+        with self._rendering:
+            return self._frame(start, exposure_s, window, noise)
+
+    def _frame(self, start: float, exposure_s: float, window: Window, noise: np.random.Generator) -> NDArray[np.uint16]:
         electrons: Float | None = None
         for begun, ended in steady(start, start + exposure_s, (self._slm, self._input, self._laser, self._shutter)):
             light = self._power(begun, ended, noise)
             if light > 0:
-                part = self._intensity(begun, ended - begun, window, noise)
-                part *= np.float32(light * self._effects.flux_e_per_s * (ended - begun))
+                scale = light * self._effects.flux_e_per_s * (ended - begun)
+                part = self._intensity(begun, ended - begun, window, noise, scale)
                 electrons = part if electrons is None else electrons + part
         if electrons is None:
             electrons = np.zeros((window[1] - window[0], window[3] - window[2]), np.float32)
-        return self._read_out(electrons, start, exposure_s, window, noise)
+        return self._sensor.read_out(electrons, start, exposure_s, window, noise)
 
     # laser
 
@@ -185,34 +185,30 @@ class World:
 
     # light
 
-    def _intensity(self, start: float, exposure_s: float, window: Window, noise: np.random.Generator) -> Float:
+    def _intensity(
+        self, start: float, exposure_s: float, window: Window, noise: np.random.Generator, scale: float = 1.0
+    ) -> Float:
         if not self._geometry.coherent:
-            return self._incoherent_intensity(start, exposure_s, window)
+            return self._incoherent_intensity(start, exposure_s, window, scale)
         effects, sampler, spread = self._effects, self._sampler(window), self._spreading
         field, ripple = self._slm_field(start, exposure_s, window, sampler)
         wander = noise.standard_normal(3)
-        if ripple is not None:
-            field = field + np.float32(effects.slm_flicker * wander[0]) * ripple
         amplitude = self._input_amplitude(self._input.at(start).state)
         points, first, end = spread.spread(amplitude)
         box: Complex = points[first:end] * spread.ramp[first:end]
         if effects.pointing_jitter_px:
             box *= spread.tilt(wander[1:] * effects.pointing_jitter_px)[first:end]
-        rows, columns = self._geometry.slm.shape
-        spectrum = spread.transform(box, first, end)
-        # each transform runs along the contiguous axis, and only over the rows that the next step needs
-        behind = self._behind
-        np.multiply(spectrum, field, out=behind[:, :rows])
-        behind[:, rows:] = 0
-        lines = fft(behind, axis=1, workers=WORKERS, overwrite_x=True)[:, : sampler.rows]
-        camera = sampler.lines(columns)
-        camera[:, :columns] = lines.T
-        camera[:, columns:] = 0
-        camera = fft(camera, axis=1, workers=WORKERS, overwrite_x=True)
-        parts = camera.view(np.float32).reshape(*camera.shape, 2)[:, : sampler.columns]
-        return sampler(np.einsum("yxk,yxk->yx", parts, parts))
+        lines, flicker = spread.across(box), np.float32(effects.slm_flicker * wander[0])
 
-    def _incoherent_intensity(self, start: float, exposure_s: float, window: Window) -> Float:
+        def behind(begun: int, until: int) -> Complex:
+            spectrum = spread.down(lines[:, begun:until], first)
+            part = field[:, begun:until]
+            spectrum *= part if ripple is None else part + flicker * ripple[:, begun:until]
+            return spectrum
+
+        return sampler(sampler.power(behind, self._room), scale)
+
+    def _incoherent_intensity(self, start: float, exposure_s: float, window: Window, scale: float) -> Float:
         """Every point of the input for itself: squared amplitudes, convolved with the squared response of the bench.
 
         The tilt of the beam moves nothing here, and the ripple of the phase is left out.
@@ -228,8 +224,8 @@ class World:
             if settled:
                 self._transfer[serial] = transfer
         points, first, end = spread.spread(self._input_amplitude(self._input.at(start).state) ** 2)
-        spectrum = spread.transform(points[first:end] * spread.ramp[first:end], first, end) * spread.factor
-        return sampler(sampler.cut(shift_invariant(spectrum.T, transfer)))
+        spectrum = spread.transform(points[first:end] * spread.ramp[first:end], first) * spread.factor
+        return sampler(sampler.cut(shift_invariant(spectrum, transfer)), scale)
 
     @cached_property
     def _incoherent_spreading(self) -> Spreading:
@@ -237,12 +233,6 @@ class World:
         plane = self._geometry.slm
         twice = replace(self._geometry, slm=Plane((2 * plane.shape[0], 2 * plane.shape[1]), plane.pitch))
         return Spreading.build(*self._panel_pixels(), twice, (0.5, 0.5))
-
-    @cached_property
-    def _behind(self) -> Complex:
-        """Room for the field behind the SLM and its padding [column, row]: making it anew costs a transform's time."""
-        rows, columns = self._geometry.slm.shape
-        return np.zeros((columns, 2 * rows), np.complex64)
 
     def _input_amplitude(self, gray: NDArray[np.integer]) -> Float:
         """Amplitude of the panel's pixels: response, contrast, illumination and field stop."""
@@ -282,11 +272,11 @@ class World:
     def _slm_field(
         self, start: float, exposure_s: float, window: Window, sampler: Sampler
     ) -> tuple[Complex, Complex | None]:
-        """Delivered field [column, row] x what the transforms need, for the exposure's mean state of the crystal.
+        """Delivered field [row, column] x what the transforms need, for the exposure's mean state of the crystal.
 
         Returns
         -------
-        field, ripple : complex64 arrays [column, row]
+        field, ripple : complex64 arrays [row, column]
             The second is the field's derivative by the relative ripple of the phase; None without flicker.
         """
         effects = self._effects
@@ -325,8 +315,8 @@ class World:
         return np.asarray(phase + np.exp(np.float32(-since) / tau) * step, np.float32)
 
     def _to_transform(self, field: Complex, sampler: Sampler) -> Complex:
-        """The field behind the SLM with all that is the same for every image, [column, row] as the transforms run."""
-        behind = np.ascontiguousarray((field * self._pupil).T)
+        """The field behind the SLM with all that is the same for every image."""
+        behind = field * self._pupil
         behind *= self._spreading.factor
         behind *= sampler.ramp
         return behind
@@ -382,51 +372,3 @@ class World:
         if window not in self._samplers:
             self._samplers[window] = Sampler.build(window, self._geometry, self._truth)
         return self._samplers[window]
-
-    @cached_property
-    def _camera_maps(self) -> tuple[Float, Float]:
-        """Response of each camera pixel (PRNU, pixel envelope of the SLM, fringes), and hot pixels' current (e-/s)."""
-        effects, geometry, truth = self._effects, self._geometry, self._truth
-        shape = geometry.camera.shape
-        response = 1 + effects.prnu * np.random.default_rng([self._seed, 1]).standard_normal(shape)
-        metres = camera_to_metres(geometry, truth)
-        grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
-        place = grid @ metres[:, :2].T + metres[:, 2]
-        if effects.slm_fill:
-            for axis in (0, 1):
-                response *= np.sinc(place[..., axis] / geometry.field_of_view[axis]) ** 2
-        if effects.fringes:
-            period, angle, start = truth.fringe
-            wave = (grid[..., 0] * np.sin(angle) + grid[..., 1] * np.cos(angle)) * 2 * np.pi / period
-            response *= 1 + effects.fringes * np.sin(wave + start)
-        dice = np.random.default_rng([self._seed, 2])
-        hot = np.where(dice.random(shape) < effects.hot_pixels, dice.exponential(2e4, shape), 0.0)
-        return response.astype(np.float32), hot.astype(np.float32)
-
-    def _read_out(
-        self, electrons: Float, start: float, exposure_s: float, window: Window, noise: np.random.Generator
-    ) -> NDArray[np.uint16]:
-        effects = self._effects
-        part = np.s_[window[0] : window[1], window[2] : window[3]]
-        response, hot = self._camera_maps
-        electrons *= response[part]
-        electrons += (hot[part] + np.float32(effects.dark_current_e_per_s)) * np.float32(exposure_s)
-        spread = np.float32(effects.read_noise_e**2)
-        if effects.shot_noise and effects.read_noise_e >= NORMAL_FROM_E:
-            electrons += np.sqrt(electrons + spread) * noise.standard_normal(electrons.shape, dtype=np.float32)
-        else:
-            if effects.shot_noise:
-                bright = electrons > 20
-                normal = electrons[bright]
-                normal += np.sqrt(normal) * noise.standard_normal(normal.shape, dtype=np.float32)
-                electrons = noise.poisson(np.where(bright, 0, electrons)).astype(np.float32)
-                electrons[bright] = normal
-            if spread > 0:
-                electrons += np.sqrt(spread) * noise.standard_normal(electrons.shape, dtype=np.float32)
-        per_count = effects.full_well_e / (self._full_scale - effects.offset_counts)
-        counts = electrons / np.float32(per_count) + np.float32(effects.offset_counts)
-        if effects.offset_drift_counts:
-            row = np.arange(window[0], window[1]) / self._geometry.camera.shape[0]
-            roll = np.sin(2 * np.pi * (start / OFFSET_PERIOD_S + 0.7 * row) + self._truth.drift_phases[0])
-            counts += np.float32(2**0.5 * effects.offset_drift_counts) * roll[:, None].astype(np.float32)
-        return np.clip(np.rint(counts), 0, self._full_scale).astype(np.uint16)

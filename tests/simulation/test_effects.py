@@ -89,7 +89,7 @@ def test_a_tilt_moves_the_spectrum() -> None:
     points, _, _ = still.spread(amplitude)
 
     def spectrum(made: Spreading, grid: NDArray[np.complex64]) -> NDArray[np.complex128]:
-        return np.fft.fft2(grid * made.ramp, made.lengths)[:N, :N].T * made.factor
+        return np.fft.fft2(grid * made.ramp, made.lengths)[:N, :N] * made.factor
 
     a = spectrum(moved, points)
     b = spectrum(still, points * still.tilt(np.array([1.5, -2.0])))
@@ -169,7 +169,7 @@ def test_large_steps_settle_more_slowly() -> None:
     sampler = made._sampler((0, 544, 0, 544))
     field, _ = made._slm_field(made.clock.now() + 0.02, 0.0, (0, 544, 0, 544), sampler)
     behind = field / made._to_transform(np.ones((N, N), np.complex64), sampler)
-    phase = np.unwrap(np.angle(behind.T))
+    phase = np.unwrap(np.angle(behind))
     tau = 0.044 / np.log(9)
     for column in (10, N - 10):
         step = before[0, column] - after[0, column]
@@ -194,12 +194,12 @@ def test_the_ghost_is_a_displaced_copy_with_its_share_of_the_light() -> None:
 
 
 def test_fringes_have_the_contrast_they_say() -> None:
-    response, _ = world(fringes=0.05)._camera_maps
+    response, _ = world(fringes=0.05)._sensor.maps
     assert (response.max() - response.min()) / (response.max() + response.min()) == pytest.approx(0.05, rel=0.02)
 
 
 def test_prnu_and_hot_pixels_are_as_frequent_as_they_say() -> None:
-    response, hot = world(prnu=0.02, hot_pixels=1e-3)._camera_maps
+    response, hot = world(prnu=0.02, hot_pixels=1e-3)._sensor.maps
     assert response.std() == pytest.approx(0.02, rel=0.05)
     assert (hot > 0).mean() == pytest.approx(1e-3, rel=0.3)
 
