@@ -13,7 +13,8 @@ from labctl.bench.records import CalibrationRecord, save_record
 from labctl.clock import Clock
 from labctl.procedures.messages import Procedure
 from labctl.runs.engine import Answer, Engine, Observer
-from labctl.runs.store import RunStore, disk_errors
+from labctl.runs.past import Past
+from labctl.runs.store import RunFolder, RunStore, disk_errors
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -64,6 +65,8 @@ def execute(
     provenance: Mapping[str, Any] | None = None,
     answer: Answer | None = None,
     engine: Engine | None = None,
+    past: Past | None = None,
+    folder: RunFolder | None = None,
 ) -> Outcome[Result]:
     """Run a procedure, record it, and save the calibration records of its result.
 
@@ -78,6 +81,10 @@ def execute(
     engine : Engine, optional
         One made by `make_engine` for this bench, so that the caller can pause and abort; it then brings its own
         observer, answer and store, and those given here are not looked at.
+    past : Past, optional
+        Of a run that is resumed: it answers as long as it can.
+    folder : RunFolder, optional
+        The resumed run's, reopened.
 
     Returns
     -------
@@ -92,15 +99,15 @@ def execute(
     """
     if engine is None:
         engine = make_engine(bench, runs_dir=runs_dir if store else None, observer=observer, answer=answer)
-    result = engine.run(procedure, provenance=provenance)
+    result = engine.run(procedure, provenance=provenance, past=past, folder=folder)
     records = [replace(record, run=engine.run_id) for record in calibrations_in(result)]
-    folder = calibration_dir / bench.facts.name
-    with disk_errors(f"the calibration of bench '{bench.facts.name}' cannot be saved in {folder}"):
+    place = calibration_dir / bench.facts.name
+    with disk_errors(f"the calibration of bench '{bench.facts.name}' cannot be saved in {place}"):
         for record in records:
-            save_record(folder, record)
+            save_record(place, record)
     if records:
         bench.with_calibrations({record.kind: record for record in records})
-        log.info("calibration saved in %s: %s", folder, ", ".join(record.kind for record in records))
+        log.info("calibration saved in %s: %s", place, ", ".join(record.kind for record in records))
     return Outcome(engine.run_id, engine.folder, result, tuple(records))
 
 

@@ -28,6 +28,9 @@ def runs_dir(tmp_path: Path) -> Path:
 def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(3.0)  # one that was told to end, such as a progress display's, may take a moment
+    left = [thread.name for thread in left if thread.is_alive()]
     if left:
         pytest.fail(f"threads left behind: {left}")
