@@ -207,6 +207,9 @@ class Taker:
         self._give(shot, frame)
 
     def _give(self, shot: Shot, frame: Frame) -> None:
+        if self.proof is None and not shot.repeats:
+            self.watcher.took(shot, frame)
+            return
         self.watcher.took(shot, replace(_as_asked(frame), repeats=shot.repeats, proof=self._code(shot)))
 
     # -- proof of pairing ---------------------------------------------------------------------------------------------

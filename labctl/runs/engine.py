@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from labctl.bench.bench import Bench
 from labctl.bench.frames import Frame
 from labctl.bench.proof import Proof
@@ -32,19 +30,19 @@ from labctl.procedures.messages import (
     Steps,
 )
 from labctl.runs import events
+from labctl.runs.answers import Frames, Place
 from labctl.runs.control import Control, Snapshot
-from labctl.runs.events import Event
+from labctl.runs.events import StateChanged
 from labctl.runs.interrupt import interruptible
 from labctl.runs.line import Line
 from labctl.runs.ordering import Planned, Shown, plan
 from labctl.runs.past import Past
-from labctl.runs.progress import Pace
 from labctl.runs.store import RunFolder, RunStore
+from labctl.runs.telling import Observer, Telling, in_short
 
 __all__ = ["Answer", "Engine", "Observer", "Snapshot", "interruptible"]
 
 log = logging.getLogger(__name__)
-Observer = Callable[[Event], None]
 Answer = Callable[[Prompt], str]
 Result = TypeVar("Result")
 CLEANUP_LIMIT = 100
@@ -93,29 +91,34 @@ class Engine:
         proof: Proof | None = None,
     ) -> None:
         self.bench = bench
-        self.observer = observer
         self.store = store
         self.proof = proof
         self.run_id = ""
         self.folder: Path | None = None
-        self._clock = clock or RealClock()
         self._answer = answer
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._control = Control(lambda state: self._inbox.put(lambda: self._tell(events.StateChanged(state))))
-        self._folder: RunFolder | None = None
-        self._line: Line | None = None
-        self._past: Past | None = None
-        self._pace = Pace()
+        self._control = Control(lambda state: self._inbox.put(lambda: self._telling.tell(StateChanged(state))))
+        self._telling = Telling(self._control, clock or RealClock(), observer)
         self._forget()
 
     def _forget(self) -> None:
-        self.run_id, self.folder, self._folder = "", None, None
-        self._line = self._past = None
+        self.run_id, self.folder = "", None
+        self._line: Line | None = None
+        self._past: Past | None = None
         self._shown = Shown()
         self._slm_patterns: dict[str, Gray] = {}
         self._skipped: dict[tuple[str, str], Any] = {}
-        self._pending: list[_Frames] = []
-        self._batch = self._done = self._served = self._total = self._repeated = 0
+        self._pending: list[Frames] = []
+        self._batch = self._served = 0
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told every event."""
+        return self._telling.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._telling.observer = observer
 
     def snapshot(self) -> Snapshot:
         """State and counts, all of the same moment."""
@@ -175,7 +178,8 @@ class Engine:
         """
         self._control.begin(procedure.name)
         self._forget()
-        self._past, self._folder = past, folder
+        self._past = past
+        self._telling.begin(folder, muted=past is not None)
         try:
             try:
                 self._start(procedure, provenance)
@@ -186,7 +190,7 @@ class Engine:
             finally:
                 self._make_safe()
             if self._folder is not None:
-                self._folder.finish("done", result, captured=self._done)
+                self._folder.finish("done", result, captured=self._telling.done)
         except (Aborted, KeyboardInterrupt) as error:
             self._control.abort()
             message = str(error) or "interrupted with Ctrl-C"
@@ -203,18 +207,22 @@ class Engine:
 
     # -- the course of a run ------------------------------------------------------------------------------------------
 
+    @property
+    def _folder(self) -> RunFolder | None:
+        return self._telling.folder
+
     def _start(self, procedure: Procedure[Any], provenance: Mapping[str, Any] | None) -> None:
         self._pump()
-        self._total = int(procedure.exposures(self.bench.facts))
-        if self._folder is None and self.store is not None:
-            self._folder = self.store.create(procedure, self.bench, provenance=provenance)
-        if self._folder is not None:
-            self.run_id, self.folder = self._folder.id, self._folder.path
+        telling = self._telling
+        telling.total = int(procedure.exposures(self.bench.facts))
+        if telling.folder is None and self.store is not None:
+            telling.folder = self.store.create(procedure, self.bench, provenance=provenance)
+        if telling.folder is not None:
+            self.run_id, self.folder = telling.folder.id, telling.folder.path
             self._control.recording(self.run_id)
-        self._pace.restart(self._clock.now())
-        self._tell(events.RunStarted(self.run_id, procedure.name, self.folder, self._total))
-        self._count(label="")
-        self._record("started", procedure=procedure.name, exposures=self._total)
+        telling.tell(events.RunStarted(self.run_id, procedure.name, self.folder, telling.total))
+        telling.count(captured=0, mismatches=0, label="")
+        telling.record("started", procedure=procedure.name, exposures=telling.total)
         self._control.opened()
         self._pump()
 
@@ -261,21 +269,22 @@ class Engine:
 
     def _end(self, outcome: str, message: str = "") -> None:
         """Close the folder and tell everyone. Runs to its end even through another Ctrl-C or a full disk."""
+        telling = self._telling
         try:
-            if self._folder is not None and outcome != "done":
-                self._record("finished", outcome=outcome, message=message)
-                self._folder.finish(outcome, message=message, captured=self._done)
+            if telling.folder is not None and outcome != "done":
+                telling.record("finished", outcome=outcome, message=message)
+                telling.folder.finish(outcome, message=message, captured=telling.done)
         except RunError as error:
             log.error("%s", error)
         finally:
-            if self._folder is not None:
-                self._folder.close()
+            if telling.folder is not None:
+                telling.folder.close()
             if self._past is not None:
                 self._past.close()
-            self._folder = self._past = None
+            telling.folder = self._past = None
             self._pump()
             self._control.end()
-            self._tell(events.RunFinished(self.run_id, outcome, message))
+            telling.tell(events.RunFinished(self.run_id, outcome, message))
             self._pump()
 
     def _make_safe(self) -> None:
@@ -288,17 +297,21 @@ class Engine:
             if self._line is not None:
                 self._line.close()
         for failure in failures:
-            self._say(f"the bench could not be made safe: {failure}", "error")
+            self._telling.say(f"the bench could not be made safe: {failure}", "error")
 
     def _make_safe_once(self) -> list[str]:
         return self.bench.make_safe() if self._line is None else self._line.make_safe()
 
     def _boundary(self) -> None:
+        """Between two requests. Where exposures go on meanwhile, a pause is theirs to honour."""
         self._pump()
+        if any(frames.awaited for frames in self._pending):
+            self._control.raise_if_ending()
+            return
         paused = self._control.gate(self._drain, self._pump)
         self._pump()
         if paused:
-            self._pace.restart(self._clock.now())
+            self._telling.restart_pace()
 
     def _drain(self) -> None:
         if self._line is not None:
@@ -325,12 +338,12 @@ class Engine:
             case Checkpoint(state):
                 if self._folder is not None and self._past is None:
                     self._folder.checkpoint(state)
-                self._record("checkpoint")
+                self._telling.record("checkpoint")
             case Publish(name, value):
-                self._record("published", name=name, value=_in_short(value))
-                self._tell(events.Published(name, value))
+                self._telling.record("published", name=name, value=in_short(value))
+                self._telling.tell(events.Published(name, value))
             case Log(text, level):
-                self._say(text, level)
+                self._telling.say(text, level)
             case Prompt():
                 return self._prompt(message)
             case _:
@@ -339,15 +352,15 @@ class Engine:
 
     def _measure(self, message: Measure) -> Sequence[Frame]:
         planned = plan(message.exposures, self._shown)
-        frames = _Frames(len(planned), self)
+        frames = Frames(len(planned), self._wait_for)
         batch, self._batch = self._batch, self._batch + 1
         recorded = self._recorded(planned, message, batch, frames) if self._past is not None else 0
         left = planned[recorded:]
         if left:
             self._pending = [*(asked for asked in self._pending if asked.awaited), frames]
             line = self._live(in_batch=recorded > 0)
-            self._record("measure", label=message.label, exposures=len(left), batch=batch)
-            place = _Place(batch, message, frames)
+            self._telling.record("measure", label=message.label, exposures=len(left), batch=batch)
+            place = Place(batch, message, frames)
             line.submit(
                 [
                     Shot(
@@ -365,12 +378,14 @@ class Engine:
     def _deliver(self, shot: Shot, frame: Frame) -> None:
         """A frame that is on disk."""
         place, position = shot.place
-        self._done += 1
-        self._repeated += frame.repeats > 0
         place.frames.put(position, frame)
-        self._tell(events.Captured(frame, place.message.exposures[position]))
-        self._pace.tick(self._clock.now())
-        self._count(label=place.message.label)
+        self._tell_frame(place.message, position, frame)
+
+    def _tell_frame(self, message: Measure, position: int, frame: Frame) -> None:
+        captured = self._served + (0 if self._line is None else self._line.captured)
+        mismatches = 0 if self._line is None else self._line.mismatches
+        event = events.Captured(frame, message.exposures[position])
+        self._telling.frame(event, captured=captured, mismatches=mismatches, label=message.label)
 
     def _save(self, shot: Shot, frame: Frame) -> None:
         if self._folder is not None:
@@ -391,7 +406,7 @@ class Engine:
             self._skipped[instrument, setting] = value
             return
         self._live().call(instrument, lambda: self.bench.set(instrument, setting, value))
-        self._record("set", instrument=instrument, setting=setting, value=value)
+        self._telling.record("set", instrument=instrument, setting=setting, value=value)
 
     def _read(self, message: Read) -> Any:
         instrument, setting = message.instrument, message.setting
@@ -400,7 +415,7 @@ class Engine:
             if found:
                 return reading
         reading = self._live().call(instrument, lambda: self.bench.read(instrument, setting))
-        self._record("read", instrument=instrument, setting=setting, value=reading)
+        self._telling.record("read", instrument=instrument, setting=setting, value=reading)
         return reading
 
     def _prompt(self, prompt: Prompt) -> str:
@@ -408,15 +423,15 @@ class Engine:
         choice = None if self._past is None else self._past.choice(prompt.text)
         if choice is not None:
             return choice
-        self._tell(events.Prompted(prompt))
+        self._telling.tell(events.Prompted(prompt))
         if self._answer is None:
             choice = prompt.options[0]
-            self._say(f"{prompt.text} -> {choice} (nobody to ask)")
+            self._telling.say(f"{prompt.text} -> {choice} (nobody to ask)")
         else:
             choice = self._answer(prompt)
             if choice not in prompt.options:
                 raise RunError(f"'{choice}' is no answer to '{prompt.text}': choose one of {', '.join(prompt.options)}")
-        self._record("prompt", text=prompt.text, choice=choice)
+        self._telling.record("prompt", text=prompt.text, choice=choice)
         if choice == "abort":
             raise Aborted(f"aborted at the prompt: {prompt.text}")
         return choice
@@ -428,12 +443,13 @@ class Engine:
         if self._line is not None:
             return self._line
         self._line = Line(
-            self.bench, self._control, save=self._save, deliver=self._deliver, lose=self._lose, say=self._say,
+            self.bench, self._control, save=self._save, deliver=self._deliver, lose=self._lose, say=self._telling.say,
             inbox=self._inbox, proof=self.proof,
         )  # fmt: skip
         past, self._past = self._past, None
         if past is None:
             return self._line
+        self._telling.muted = False
         last = past.last
         past.close()  # HDF5 does not open a file for reading and for writing at once
         for (instrument, setting), value in self._skipped.items():
@@ -444,10 +460,10 @@ class Engine:
             self._line.call(
                 "", lambda: self.bench.take_up(last, slm=slm, input=shown, slm_before=before, idle=not in_batch)
             )
-        self._record("resumed", after=self._served)
+        self._telling.record("resumed", after=self._served)
         return self._line
 
-    def _recorded(self, planned: Sequence[Planned], message: Measure, batch: int, frames: _Frames) -> int:
+    def _recorded(self, planned: Sequence[Planned], message: Measure, batch: int, frames: Frames) -> int:
         """Fill in what the recorded run has of these exposures; how many that are."""
         for number, item in enumerate(planned):
             past = self._past
@@ -459,15 +475,13 @@ class Engine:
             self._shown = item.shown
             if item.shown.slm is not None:
                 self._slm_patterns[item.shown.slm_token] = item.shown.slm
-            self._done += 1
             self._served += 1
             frames.put(item.position, frame)
-            self._tell(events.Captured(frame, message.exposures[item.position]))
-            self._count(label=message.label)
+            self._tell_frame(message, item.position, frame)
         return len(planned)
 
-    def wait_for(self, ready: Callable[[], bool]) -> None:
-        """For the frames of a `Measure` that was asked ahead; on the engine's thread only."""
+    def _wait_for(self, ready: Callable[[], bool]) -> None:
+        """For frames of a `Measure`."""
         if self._line is not None:
             self._line.wait(ready)
 
@@ -475,95 +489,3 @@ class Engine:
         pending, self._pending = self._pending, []
         for frames in pending:
             frames.wait()
-
-    # -- telling ------------------------------------------------------------------------------------------------------
-
-    def _count(self, *, label: str) -> None:
-        done, total = self._done, max(self._total, self._done)
-        saved = 0 if self._folder is None else self._folder.saved
-        captured = done if self._line is None else self._served + self._line.captured
-        mismatches = 0 if self._line is None else self._line.mismatches
-        eta = self._pace.eta_s(total - done)
-        self._control.update(
-            done=done, total=total, captured=captured, saved=saved, repeated=self._repeated, mismatches=mismatches,
-            eta_s=eta,
-        )  # fmt: skip
-        self._tell(events.Progressed(done, total, label, eta, saved))
-
-    def _say(self, text: str, level: str = "info") -> None:
-        log.log(getattr(logging, level.upper(), logging.INFO), "%s", text)
-        self._record("log", text=text, level=level)
-        self._tell(events.Logged(text, level))
-
-    def _record(self, kind: str, **values: Any) -> None:
-        """A line in the folder's event log. Losing one is no reason to lose the run; losing a frame is."""
-        if self._folder is None or self._past is not None:  # what is being told again has been recorded
-            return
-        try:
-            self._folder.event(kind, **values)
-        except RunError as error:
-            log.warning("%s", error)
-
-    def _tell(self, event: Event) -> None:
-        if self.observer is None:
-            return
-        try:
-            self.observer(event)
-        except Exception:  # whoever watches must not be able to break what is watched
-            log.exception("an observer failed at %s", type(event).__name__)
-
-
-class _Place:
-    """Where a shot's frame belongs: batch, request and answer."""
-
-    def __init__(self, batch: int, message: Measure, frames: _Frames) -> None:
-        self.batch, self.message, self.frames = batch, message, frames
-
-
-class _Frames(Sequence[Frame]):
-    """The answer to a `Measure`: each frame is waited for when it is looked at."""
-
-    def __init__(self, count: int, engine: Engine) -> None:
-        self._frames: list[Frame | None] = [None] * count
-        self._missing = count
-        self._failure: BaseException | None = None
-        self._engine = engine
-
-    @property
-    def awaited(self) -> bool:
-        """Whether frames are still to come."""
-        return self._missing > 0 and self._failure is None
-
-    def put(self, position: int, frame: Frame) -> None:
-        """A frame has come."""
-        self._missing -= self._frames[position] is None
-        self._frames[position] = frame
-
-    def lose(self, failure: BaseException) -> None:
-        """The frames that have not come yet never will."""
-        if self._missing and self._failure is None:
-            self._failure = failure
-
-    def wait(self) -> None:
-        """Wait for those that are still to come."""
-        if self.awaited:
-            self._engine.wait_for(lambda: not self.awaited)
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if self._frames[index] is None and self._failure is None:
-            self._engine.wait_for(lambda: self._frames[index] is not None or self._failure is not None)
-        if self._frames[index] is None and self._failure is not None:
-            raise self._failure
-        return self._frames[index]
-
-
-def _in_short(value: Any) -> Any:
-    """A published value for the event log: pictures by their shape only."""
-    if isinstance(value, np.ndarray) and value.size > 16:
-        return {"shape": list(value.shape), "dtype": value.dtype.name}
-    return value
