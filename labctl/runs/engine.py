@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from labctl.bench.bench import Bench
-from labctl.bench.frames import Frame
 from labctl.bench.proof import Proof
-from labctl.bench.taking import Shot
 from labctl.clock import Clock, RealClock
 from labctl.errors import Aborted, DeviceError, LabctlError, RunError
 from labctl.procedures.messages import (
     Checkpoint,
-    Exposure,
-    Gray,
     Log,
     Measure,
     Message,
@@ -30,13 +25,11 @@ from labctl.procedures.messages import (
     Steps,
 )
 from labctl.runs import events
-from labctl.runs.answers import Frames, Place
 from labctl.runs.control import Control, Snapshot
 from labctl.runs.events import StateChanged
 from labctl.runs.interrupt import interruptible
-from labctl.runs.line import Line
-from labctl.runs.ordering import Planned, Shown, plan
 from labctl.runs.past import Past
+from labctl.runs.serving import Serving
 from labctl.runs.store import RunFolder, RunStore
 from labctl.runs.telling import Observer, Telling, in_short
 
@@ -99,17 +92,6 @@ class Engine:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._control = Control(lambda state: self._inbox.put(lambda: self._telling.tell(StateChanged(state))))
         self._telling = Telling(self._control, clock or RealClock(), observer)
-        self._forget()
-
-    def _forget(self) -> None:
-        self.run_id, self.folder = "", None
-        self._line: Line | None = None
-        self._past: Past | None = None
-        self._shown = Shown()
-        self._slm_patterns: dict[str, Gray] = {}
-        self._skipped: dict[tuple[str, str], Any] = {}
-        self._pending: list[Frames] = []
-        self._batch = self._served = 0
 
     @property
     def observer(self) -> Observer | None:
@@ -177,9 +159,11 @@ class Engine:
             A device failed, the disk is full, or the procedure gave up.
         """
         self._control.begin(procedure.name)
-        self._forget()
-        self._past = past
+        self.run_id, self.folder = "", None
         self._telling.begin(folder, muted=past is not None)
+        self._serving = Serving(
+            self.bench, self._control, self._telling, inbox=self._inbox, past=past, proof=self.proof
+        )
         try:
             try:
                 self._start(procedure, provenance)
@@ -189,6 +173,7 @@ class Engine:
                 raise
             finally:
                 self._make_safe()
+                self._pump()
             if self._folder is not None:
                 self._folder.finish("done", result, captured=self._telling.done)
         except (Aborted, KeyboardInterrupt) as error:
@@ -235,7 +220,7 @@ class Engine:
                 try:
                     message = steps.send(answer) if failure is None else steps.throw(failure)
                 except StopIteration as stop:
-                    self._await_all()
+                    self._serving.wait_all()
                     self._control.raise_if_ending()  # whoever asked in time is not told that the run was done
                     result: Result = stop.value
                     return result
@@ -279,9 +264,7 @@ class Engine:
         finally:
             if telling.folder is not None:
                 telling.folder.close()
-            if self._past is not None:
-                self._past.close()
-            telling.folder = self._past = None
+            telling.folder = None
             self._pump()
             self._control.end()
             telling.tell(events.RunFinished(self.run_id, outcome, message))
@@ -289,33 +272,25 @@ class Engine:
 
     def _make_safe(self) -> None:
         try:
-            failures = self._make_safe_once()
+            failures = self._serving.make_safe()
         except KeyboardInterrupt:  # an impatient second Ctrl-C must not leave the laser on
-            self._make_safe_once()
+            self._serving.make_safe()
             raise
         finally:
-            if self._line is not None:
-                self._line.close()
+            self._serving.close()
         for failure in failures:
             self._telling.say(f"the bench could not be made safe: {failure}", "error")
-
-    def _make_safe_once(self) -> list[str]:
-        return self.bench.make_safe() if self._line is None else self._line.make_safe()
 
     def _boundary(self) -> None:
         """Between two requests. Where exposures go on meanwhile, a pause is theirs to honour."""
         self._pump()
-        if any(frames.awaited for frames in self._pending):
+        if self._serving.awaited:
             self._control.raise_if_ending()
             return
-        paused = self._control.gate(self._drain, self._pump)
+        paused = self._control.gate(self._serving.drain, self._pump)
         self._pump()
         if paused:
             self._telling.restart_pace()
-
-    def _drain(self) -> None:
-        if self._line is not None:
-            self._line.drain()
 
     def _pump(self) -> None:
         while True:
@@ -330,13 +305,13 @@ class Engine:
     def _serve(self, message: Message) -> Any:
         match message:
             case Measure():
-                return self._measure(message)
+                return self._serving.measure(message)
             case Set():
-                self._set(message)
+                self._serving.set(message)
             case Read():
-                return self._read(message)
+                return self._serving.read(message)
             case Checkpoint(state):
-                if self._folder is not None and self._past is None:
+                if self._folder is not None and not self._telling.muted:
                     self._folder.checkpoint(state)
                 self._telling.record("checkpoint")
             case Publish(name, value):
@@ -350,77 +325,9 @@ class Engine:
                 raise RunError(f"the procedure yielded {message!r:.80}, which is not a request that the engine knows")
         return None
 
-    def _measure(self, message: Measure) -> Sequence[Frame]:
-        planned = plan(message.exposures, self._shown)
-        frames = Frames(len(planned), self._wait_for)
-        batch, self._batch = self._batch, self._batch + 1
-        recorded = self._recorded(planned, message, batch, frames) if self._past is not None else 0
-        left = planned[recorded:]
-        if left:
-            self._pending = [*(asked for asked in self._pending if asked.awaited), frames]
-            line = self._live(in_batch=recorded > 0)
-            self._telling.record("measure", label=message.label, exposures=len(left), batch=batch)
-            place = Place(batch, message, frames)
-            line.submit(
-                [
-                    Shot(
-                        item.exposure, (item.shown.slm_token, item.shown.input_token), (place, item.position),
-                        last=item is left[-1] and not (message.ahead and line.threaded),
-                    )
-                    for item in left
-                ]
-            )  # fmt: skip
-            self._shown = left[-1].shown
-        if message.ahead:
-            return frames
-        return list(frames)
-
-    def _deliver(self, shot: Shot, frame: Frame) -> None:
-        """A frame that is on disk."""
-        place, position = shot.place
-        place.frames.put(position, frame)
-        self._tell_frame(place.message, position, frame)
-
-    def _tell_frame(self, message: Measure, position: int, frame: Frame) -> None:
-        captured = self._served + (0 if self._line is None else self._line.captured)
-        mismatches = 0 if self._line is None else self._line.mismatches
-        event = events.Captured(frame, message.exposures[position])
-        self._telling.frame(event, captured=captured, mismatches=mismatches, label=message.label)
-
-    def _save(self, shot: Shot, frame: Frame) -> None:
-        if self._folder is not None:
-            place, position = shot.place
-            exposure: Exposure = shot.asked  # type: ignore[assignment]
-            self._folder.write_frame(frame, exposure, batch=place.batch, position=position)
-
-    def _lose(self, failure: BaseException) -> None:
-        """The exposures that were asked for and not taken are not taken any more."""
-        for frames in self._pending:
-            frames.lose(failure)
-
-    def _set(self, message: Set) -> None:
-        instrument, setting, value = message.instrument, message.setting, message.value
-        if self._past is not None:
-            self._past.note_set(instrument, setting, value)
-            self._skipped.pop((instrument, setting), None)
-            self._skipped[instrument, setting] = value
-            return
-        self._live().call(instrument, lambda: self.bench.set(instrument, setting, value))
-        self._telling.record("set", instrument=instrument, setting=setting, value=value)
-
-    def _read(self, message: Read) -> Any:
-        instrument, setting = message.instrument, message.setting
-        if self._past is not None:
-            found, reading = self._past.reading(instrument, setting)
-            if found:
-                return reading
-        reading = self._live().call(instrument, lambda: self.bench.read(instrument, setting))
-        self._telling.record("read", instrument=instrument, setting=setting, value=reading)
-        return reading
-
     def _prompt(self, prompt: Prompt) -> str:
-        self._await_all()
-        choice = None if self._past is None else self._past.choice(prompt.text)
+        self._serving.wait_all()
+        choice = self._serving.choice(prompt.text)
         if choice is not None:
             return choice
         self._telling.tell(events.Prompted(prompt))
@@ -435,57 +342,3 @@ class Engine:
         if choice == "abort":
             raise Aborted(f"aborted at the prompt: {prompt.text}")
         return choice
-
-    # -- the bench, and what a recorded run knows of it ---------------------------------------------------------------
-
-    def _live(self, *, in_batch: bool = False) -> Line:
-        """The line to the bench; the first time, the bench is brought to where the recorded run left it."""
-        if self._line is not None:
-            return self._line
-        self._line = Line(
-            self.bench, self._control, save=self._save, deliver=self._deliver, lose=self._lose, say=self._telling.say,
-            inbox=self._inbox, proof=self.proof,
-        )  # fmt: skip
-        past, self._past = self._past, None
-        if past is None:
-            return self._line
-        self._telling.muted = False
-        last = past.last
-        past.close()  # HDF5 does not open a file for reading and for writing at once
-        for (instrument, setting), value in self._skipped.items():
-            self._line.call(instrument, partial(self.bench.set, instrument, setting, value))
-        if last is not None:
-            slm, before = self._slm_patterns.get(last.slm), self._slm_patterns.get(last.slm_before)
-            shown = self._shown.input
-            self._line.call(
-                "", lambda: self.bench.take_up(last, slm=slm, input=shown, slm_before=before, idle=not in_batch)
-            )
-        self._telling.record("resumed", after=self._served)
-        return self._line
-
-    def _recorded(self, planned: Sequence[Planned], message: Measure, batch: int, frames: Frames) -> int:
-        """Fill in what the recorded run has of these exposures; how many that are."""
-        for number, item in enumerate(planned):
-            past = self._past
-            if past is None:
-                return number
-            frame = past.take(batch, item.position, item.exposure, item.shown.slm_token, item.shown.input_token)
-            if frame is None:
-                return number
-            self._shown = item.shown
-            if item.shown.slm is not None:
-                self._slm_patterns[item.shown.slm_token] = item.shown.slm
-            self._served += 1
-            frames.put(item.position, frame)
-            self._tell_frame(message, item.position, frame)
-        return len(planned)
-
-    def _wait_for(self, ready: Callable[[], bool]) -> None:
-        """For frames of a `Measure`."""
-        if self._line is not None:
-            self._line.wait(ready)
-
-    def _await_all(self) -> None:
-        pending, self._pending = self._pending, []
-        for frames in pending:
-            frames.wait()
