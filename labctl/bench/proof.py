@@ -220,11 +220,10 @@ class DotProof:
     def _on_slm(self, pattern: Gray) -> Gray:
         """The pattern with its patches; the same array for the same pattern. Its site differs from that before it."""
         with self._lock:
-            latest = len(self._stamped) - 1
-            for n, kept in enumerate(self._stamped):
-                if (n == latest or kept[2] != self._last) and np.array_equal(kept[0], pattern):
+            for ago, kept in enumerate(reversed(self._stamped)):
+                if (ago == 0 or kept[2] != self._last) and np.array_equal(kept[0], pattern):
                     source, drawn, site = kept
-                    del self._stamped[n]
+                    del self._stamped[len(self._stamped) - 1 - ago]
                     break
             else:
                 site = (self._last + 1) % len(self.marks.sites)

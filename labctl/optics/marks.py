@@ -25,6 +25,8 @@ Box = tuple[int, int, int, int]
 LOOK_BACK = 4
 """Neighbours in a code book that are kept as different as can be."""
 DOT_PX = (5, 6)
+APART = 2.2
+"""Least distance of dots, over what a patch resolves."""
 PATCH = (0.08, 0.25)
 """Height and width of a patch over the SLM's."""
 
@@ -71,7 +73,8 @@ class Marks:
 def code_words(dots: int, on: int) -> NDArray[np.bool_]:
     """Every word of `dots` dots with `on` of them lit, in an order in which neighbours differ much.
 
-    Every word differs from the next in at least half of what is possible, and from the `LOOK_BACK` before it too.
+    Every word differs from the one before, and as far as can be had from the `LOOK_BACK` before; of 4 in 8, no two
+    neighbours (the last and the first too) differ in fewer than 4 dots.
 
     Returns
     -------
@@ -87,6 +90,11 @@ def code_words(dots: int, on: int) -> NDArray[np.bool_]:
         best = max(sorted(left), key=lambda word: (apart[word, near].min(), int(apart[word, near].sum())))
         order.append(best)
         left.remove(best)
+    least = 4 if 3 <= on <= dots - 3 else 2
+    for word in [word for place, word in enumerate(order) if apart[word, order[place - 1]] < least]:
+        order.remove(word)  # what is left over at the end fits better elsewhere
+        gaps = zip([order[-1], *order], order, strict=False)
+        order.insert(int(np.argmax([min(apart[word, a], apart[word, b]) for a, b in gaps])), word)
     return words[order]
 
 
@@ -118,6 +126,7 @@ def marks_beside_tiles(
         Measured zero frequency; default the middle of the panel.
     slm_levels, input_levels : int
     dots, sites : int
+        At most so many dots: fewer where the tiles are too small for the patches to tell as many apart.
 
     Raises
     ------
@@ -128,11 +137,15 @@ def marks_beside_tiles(
     image = [layout.image[i] * layout.block[i] for i in (0, 1)]
     pitch = [layout.footprint[i] / unit[i] for i in (0, 1)]
     reach = (kernel[0] - 1) / 2 * layout.block[0]
+    period, order = _stripes(geometry)
     gap = (pitch[0] - image[0]) / 2  # from the image's edge to the middle between tiles
     height = min(DOT_PX[0], 2 * int(gap - reach) - 1)
-    step = pitch[1] / (dots - 1)
+    patches = _patches(geometry, order, centre)
+    sharp = 1 / (patches[0][3] - patches[0][2]) / unit[1]  # what a patch resolves, panel pixels
+    dots = min(dots, 1 + int(pitch[1] / (APART * sharp)))
+    step = pitch[1] / max(1, dots - 1)
     width = min(DOT_PX[1], int(0.6 * step))
-    if height < 3 or width < 2:
+    if height < 3 or width < 2 or dots < 4:
         raise ModelError(
             f"no room for the dots of a proof of pairing between tiles of {pitch[0]:.0f}x{pitch[1]:.0f} panel pixels: "
             "lay them out with a larger guard"
@@ -143,10 +156,8 @@ def marks_beside_tiles(
     if row + height > geometry.input.shape[0] or left[0] < 0 or left[-1] + width > geometry.input.shape[1]:
         raise ModelError("no room for the dots of a proof of pairing on the input panel beside the image")
     places = tuple(((row, row + height, c, c + width),) for c in left)
-    period, order = _stripes(geometry)
     mark = np.zeros((height, width), np.uint8 if input_levels <= 256 else np.uint16)
     mark[np.arange(height) % period < period // 2] = input_levels - 1
-    patches = _patches(geometry, order, centre)
     carriers = _site_carriers(layout, unit, image, reach, gap, height, patches, sites)
     levels = tuple(
         tuple(_blaze(geometry, box, carrier, slm_levels) for box, carrier in zip(patches, pair, strict=True))
