@@ -238,6 +238,7 @@ class Engine:
 
     def _unwind(self, steps: Steps[Any], error: BaseException) -> None:
         """Let the generator clean up (its ``finally`` may still set instruments), whatever it makes of the error."""
+        self._telling.record("ending")  # readings from here on are no answers for a procedure that is resumed
         try:
             message = steps.throw(error)
             for _ in range(CLEANUP_LIMIT):

@@ -1,4 +1,4 @@
-"""Where a procedure's exposures, settings and readings are answered from: a recorded run, as far as it goes, then the bench."""
+"""Where a procedure's exposures, settings and readings are answered from: a recorded run, then the bench."""
 
 from __future__ import annotations
 
@@ -144,8 +144,10 @@ class Serving:
         self._telling.muted = False
         last = past.last
         past.close()  # HDF5 does not open a file for reading and for writing at once
+        self._telling.record("resumed", after=self._served)
         for (instrument, setting), value in self._skipped.items():
             line.call(instrument, partial(self._bench.set, instrument, setting, value))
+            self._telling.record("set", instrument=instrument, setting=setting, value=value)
         if last is not None:
             take_up = partial(
                 self._bench.take_up,
@@ -156,7 +158,6 @@ class Serving:
                 idle=not in_batch,
             )
             line.call("slm", take_up)
-        self._telling.record("resumed", after=self._served)
         return line
 
     def _save(self, shot: Shot, frame: Frame) -> None:
