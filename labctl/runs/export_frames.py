@@ -25,7 +25,7 @@ BIG_TIFF = 3 * 2**30
 """From this many bytes on, a TIFF gets offsets of 64 bits: long before its 4 GiB, as readers count differently."""
 CHUNK = 8 * 2**20
 """Bytes of frames that make one chunk of a zarr array."""
-STORAGE = ("stack", "index", "crc32")
+STORAGE = ("stack", "index", "crc32", "xxh3", "row_crc32")
 """Columns of a run's table that say where a frame is stored in HDF5, and nothing about the frame."""
 ABOUT_ZARR = "frames: [frame, row, column], counts; table: one entry per frame in the order captured, times in s"
 ABOUT_NPZ = """\

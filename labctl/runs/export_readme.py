@@ -43,7 +43,7 @@ with h5py.File("frames.h5") as file:
 ```
 `/frames/ROWSxCOLUMNS-TYPE` are stacks [frame, row, column] of frames of one size. `/table` has one row per frame in the
 order captured: `exposure_s` in seconds; `origin`, row and column of the frame's corner on the sensor; `batch` and
-`position`, the exposure that it answers; `crc32` of its bytes. `/patterns/slm/TOKEN` holds each SLM pattern once
+`position`, the exposure that it answers; `xxh3`, a hash of its bytes. `/patterns/slm/TOKEN` holds each SLM pattern once
 [row, column], gray levels. MATLAB reads the same with `h5read('frames.h5', '/table')`, ImageJ with its HDF5 plugin.
 """
 

@@ -1,7 +1,12 @@
 """Run folders: intent first, frames and events as they come, outcome last.
 
 ``runs/<UTC time>-<procedure>-<4 hex>/`` holds ``run.json``, ``events.jsonl``, ``frames.h5``, maybe ``checkpoint.h5``,
-and at the end ``result.json`` (and ``result.h5`` for big arrays). A folder without ``result.json`` was cut off.
+and at the end ``result.json`` (and ``result.h5`` for big arrays) and ``manifest.json``. A folder without
+``result.json`` was cut off.
+
+What a run costs on disk: its frames, uncompressed, because compressing takes longer than a camera waits (the demo's are
+0.6 GB), 320 bytes for each frame's row and tag, and each SLM pattern once. `labctl runs compact` makes it smaller after
+the run, without loss.
 """
 
 from __future__ import annotations
@@ -9,11 +14,13 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -25,23 +32,23 @@ from labctl.bench.bench import Bench
 from labctl.bench.frames import Frame
 from labctl.errors import RunError
 from labctl.procedures.messages import Exposure, Procedure
-from labctl.runs import environment
+from labctl.runs import environment, manifest
 from labctl.runs.facts import keep_facts
-from labctl.runs.framefile import FrameFile
+from labctl.runs.framefile import RESERVE, FrameFile, rows_to_continue
 from labctl.runs.lock import FolderLock
 from labctl.runs.recorded import RecordedRun, open_run
 from labctl.runs.values import ArrayFile, recorded_fields, sync_folder, to_json, write_json
 
 __all__ = ["RecordedRun", "RunFolder", "RunStore", "open_run"]
 
+log = logging.getLogger(__name__)
 FORMAT = "labctl run 1"
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 """What an operating system calls a full disk, or a used-up quota."""
-RESERVE = 8 * 2**20
-"""Bytes kept free on the disk, so that the last words of a run always fit and HDF5 never meets a full disk."""
 BALLAST = ".ballast"
-"""A file to throw overboard where the disk is full without saying so before (a quota, another writer): HDF5 then has
-the room to end in order."""
+"""A file to throw overboard where the disk is full without saying so before (a quota, another writer): there is then
+room for the run's last words."""
+BALLAST_BYTES = 4 * 2**20
 
 
 class RunStore:
@@ -84,11 +91,16 @@ class RunStore:
             sync_folder(self.runs_dir)
             kept = keep_facts(path, bench.facts)  # before run.json: what is a run has its calibrations
             intent = _intent(run_id, now, procedure, bench, kept, provenance or {})
-            return RunFolder(path, intent, keep_input_patterns=self.keep_input_patterns)
+            write_json(path / "run.json", intent | {"keep_input_patterns": self.keep_input_patterns})
+            return RunFolder(path, keep_input_patterns=self.keep_input_patterns)
 
 
 class RunFolder:
     """One run being written. A context manager: its files are closed whatever happens.
+
+    `write_frame` may be called from one thread while `event` and `checkpoint` are called from another: frames, events
+    and checkpoints are three files, and each of the first two has a lock of its own, so that neither waits for the
+    other. `saved` may be read from anywhere.
 
     Attributes
     ----------
@@ -96,27 +108,80 @@ class RunFolder:
     path : Path
     saved : int
         Frames on disk.
+
+    Raises
+    ------
+    RunError
+        If a living process is writing this folder.
+    OSError
+        If the disk does not take it.
     """
 
-    def __init__(self, path: Path, intent: Mapping[str, Any], *, keep_input_patterns: bool = False) -> None:
+    def __init__(self, path: Path, *, keep_input_patterns: bool = False) -> None:
         self.id = path.name
         self.path = path
         self._keep_input = keep_input_patterns
+        self._saved_before = 0
         self._frames: FrameFile | None = None
         self._events: TextIO | None = None
+        self._frames_lock, self._events_lock = threading.RLock(), threading.Lock()
         self._lock = FolderLock(path)
-        self._lock.take()
+        if not self._lock.take():
+            raise RunError(f"run {self.id} is being written by another process: wait until that has ended, or end it")
         try:
-            write_json(path / "run.json", intent)
             self._events = (path / "events.jsonl").open("a", encoding="utf-8", newline="\n")
         except BaseException:
             self.close()
             raise
 
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Go on with a run that was cut off, aborted, or has failed.
+
+        The end that it had is noted in the events ("resumed") and taken away; ``run.json`` stays. Frames that were only
+        half written when it was cut off are dropped.
+
+        Raises
+        ------
+        RunError
+            If it is no run folder, is complete, is being written by a living process, was compacted, or is damaged.
+        """
+        path = Path(path)
+        recorded = open_run(path)
+        with disk_errors(f"run {path.name} cannot be continued in {path}"):
+            folder = cls(path, keep_input_patterns=bool(recorded.intent.get("keep_input_patterns", False)))
+            try:
+                folder._go_on(recorded.conclusion)
+            except BaseException:
+                folder.close()
+                raise
+        return folder
+
+    def _go_on(self, ended: Mapping[str, Any]) -> None:
+        if ended.get("outcome") == "done":
+            raise RunError(f"run {self.id} is complete: there is nothing to continue")
+        frames = self.path / "frames.h5"
+        self._saved_before = len(rows_to_continue(frames)) if frames.exists() else 0
+        events = self.path / "events.jsonl"
+        if events.stat().st_size and not events.read_bytes().endswith(b"\n") and self._events is not None:
+            self._events.write("\n")  # after a line that was torn
+        self.event(
+            "resumed",
+            outcome=ended.get("outcome", "cut off"),
+            message=ended.get("message", ""),
+            finished=ended.get("finished", ""),
+            frames=self.saved,
+        )
+        for name in ("result.json", "result.h5", manifest.NAME):
+            (self.path / name).unlink(missing_ok=True)
+        for part in self.path.glob("*.part"):
+            part.unlink()
+        sync_folder(self.path)
+
     @property
     def saved(self) -> int:
         """Frames on disk."""
-        return 0 if self._frames is None else self._frames.count
+        return self._saved_before if self._frames is None else self._frames.count
 
     def write_frame(self, frame: Frame, exposure: Exposure, *, batch: int = 0, position: int = 0) -> None:
         """Put one frame on disk, with the patterns of its exposure if they are new.
@@ -127,21 +192,15 @@ class RunFolder:
             If it cannot be saved; the frames before it stay readable.
         """
         patterns = {"slm": exposure.slm, "input": exposure.input if self._keep_input else None}
-        needed = frame.data.nbytes + sum(pattern.nbytes for pattern in patterns.values() if pattern is not None)
-        with disk_errors(
-            f"run {self.id}: frame {self.saved} could not be saved; the {self.saved} before it are in {self.path}"
-        ):
-            if shutil.disk_usage(self.path).free < needed + RESERVE:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self._frames is None:
-                (self.path / BALLAST).write_bytes(bytes(needed + 2**20))
-                self._frames = FrameFile(self.path / "frames.h5")
-            try:
-                self._frames.append(frame, patterns, batch=batch, position=position)
-            except (OSError, RuntimeError):
-                (self.path / BALLAST).unlink(missing_ok=True)
-                self._frames.give_up()
-                raise
+        try:
+            with self._frames_lock:
+                if self._frames is None:
+                    self._begin_frames(frame.data.nbytes)
+                self._frames.append(frame, patterns, batch=batch, position=position)  # type: ignore[union-attr]
+        except (OSError, RuntimeError) as error:
+            (self.path / BALLAST).unlink(missing_ok=True)
+            what = f"frame {self.saved} could not be saved; the {self.saved} before it are in {self.path}"
+            raise refusal(f"run {self.id}: {what}", error) from error
 
     def event(self, kind: str, **values: Any) -> None:
         """Append one line to ``events.jsonl``.
@@ -151,12 +210,12 @@ class RunFolder:
         RunError
             If the disk does not take it.
         """
-        if self._events is None:
-            return
         line = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"), "kind": kind}
-        with disk_errors(f"run {self.id}: the event log in {self.path} cannot be written"):
-            self._events.write(json.dumps(line | to_json(values), ensure_ascii=False) + "\n")
-            self._events.flush()
+        text = json.dumps(line | to_json(values), ensure_ascii=False) + "\n"
+        with disk_errors(f"run {self.id}: the event log in {self.path} cannot be written"), self._events_lock:
+            if self._events is not None:
+                self._events.write(text)
+                self._events.flush()
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Keep the state to resume from; the last one wins, and a half-written one never replaces a whole one.
@@ -207,13 +266,21 @@ class RunFolder:
                     "result": tree,
                 }
                 write_json(self.path / "result.json", document)
+            try:
+                manifest.write(self.path)
+            except OSError as error:  # the run is whole without it
+                log.warning(
+                    "run %s: no manifest, `labctl runs verify` will look at the frames only: %s", self.id, error
+                )
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the files; without `finish` the run shows as cut off. Safe to call twice."""
-        self._close_files()
-        self._lock.release()
+        try:
+            self._close_files()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -223,14 +290,22 @@ class RunFolder:
     ) -> None:
         self.close()
 
+    def _begin_frames(self, size: int) -> None:
+        if shutil.disk_usage(self.path).free < size + BALLAST_BYTES + RESERVE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        (self.path / BALLAST).write_bytes(bytes(BALLAST_BYTES))
+        self._frames = FrameFile(self.path / "frames.h5")
+
     def _close_files(self) -> None:
-        if self._frames is not None:
-            self._frames.close()
+        with self._frames_lock:
+            if self._frames is not None:
+                self._frames.close()
             (self.path / BALLAST).unlink(missing_ok=True)
-        if self._events is not None:
-            events, self._events = self._events, None
-            with disk_errors(f"run {self.id}: the event log in {self.path} cannot be written"):
-                events.close()
+        with self._events_lock:
+            if self._events is not None:
+                events, self._events = self._events, None
+                with disk_errors(f"run {self.id}: the event log in {self.path} cannot be written"):
+                    events.close()
 
 
 @contextmanager
@@ -239,10 +314,15 @@ def disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        text = str(error)
-        full = getattr(error, "errno", None) in FULL or any(f"errno = {number}," in text for number in FULL)
-        why = "the disk is full: free some space, then run again" if full else " ".join(text.split())[:300]
-        raise RunError(f"{what} ({why})") from error
+        raise refusal(what, error) from error
+
+
+def refusal(what: str, error: Exception) -> RunError:
+    """One line about what the disk, or HDF5 in its name, refused."""
+    text = str(error)
+    full = getattr(error, "errno", None) in FULL or any(f"errno = {number}," in text for number in FULL)
+    why = "the disk is full: free some space, then run again" if full else " ".join(text.split())[:300]
+    return RunError(f"{what} ({why})")
 
 
 def _intent(
