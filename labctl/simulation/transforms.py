@@ -32,6 +32,8 @@ KERNEL_BETA = np.pi * np.sqrt((KERNEL_WIDTH / OVERSAMPLING * (OVERSAMPLING - 0.5
 """Shape of the Kaiser-Bessel kernel for this width and oversampling (Beatty et al., IEEE Trans. Med. Imag. 24, 799)."""
 BOX = 32
 """Panel pixels in one block of the panel that is either spread or left out because it is black."""
+BOXES = 24
+"""Lit parts of the panel for which the matrix is kept."""
 
 
 def stretch(length: int) -> int:
@@ -105,38 +107,53 @@ class Spreading:
     turns: tuple[NDArray[np.float64], NDArray[np.float64]]
     """Turns of phase of each grid row and column by which the spectrum moves one SLM pixel."""
 
-    def tilt(self, pixels: NDArray[np.float64]) -> Complex:
-        """What moves the spectrum by so many SLM pixels (y, x), on the fine grid [row, column]."""
-        y, x = (np.exp(2j * np.pi * pixels[i] * self.turns[i]) for i in (0, 1))
-        return (y[:, None] * x[None]).astype(np.complex64)
+    def tilt(self, pixels: NDArray[np.float64], place: Window) -> Complex:
+        """What moves the spectrum by so many SLM pixels (y, x), on a part of the fine grid [row, column]."""
+        y, x = (
+            np.exp(2j * np.pi * pixels[i] * self.turns[i][place[2 * i] : place[2 * i + 1]]).astype(np.complex64)
+            for i in (0, 1)
+        )
+        return y[:, None] * x[None]
 
-    def spread(self, amplitude: Float) -> tuple[Float, int, int]:
-        """Amplitudes of the panel [row, column] on the fine grid; black blocks cost nothing.
+    def spread(self, amplitude: Float, box: Window) -> tuple[Complex, Window]:
+        """Amplitudes of a part of the panel, the rest of which is black, on the fine grid.
+
+        Parameters
+        ----------
+        amplitude : float32 array [row, column]
+        box : (first row, end row, first column, end column)
+            Which part of the panel it is, as `lit_box` says.
 
         Returns
         -------
-        grid : float32 array [row, column]
-        first, end : int
-            Rows of the grid outside ``first ... end`` are zero.
+        grid : complex64 array [row, column]
+            Times `ramp`; only the part of the grid that is not zero.
+        place : (first row, end row, first column, end column)
+            Which part of the grid it is.
         """
-        box = _lit_box(amplitude)
         if box not in self._boxes:
             r0, r1, c0, c1 = box
             chosen = (np.arange(r0, r1)[:, None] * self.panel[1] + np.arange(c0, c1)[None]).ravel()
-            part = self.matrix[:, chosen]
-            used = np.unique(part.indices // self.shape[1])
-            first, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-            self._boxes[box] = part.tocsr(), first, end
-        matrix, first, end = self._boxes[box]
-        r0, r1, c0, c1 = box
-        return (matrix @ amplitude[r0:r1, c0:c1].ravel()).reshape(self.shape), first, end
+            matrix = self.matrix[:, chosen]
+            used = np.unique(matrix.indices)
+            rows, columns = (used // self.shape[1], used % self.shape[1]) if len(used) else ([0], [0])
+            place = int(min(rows)), int(max(rows)) + 1, int(min(columns)), int(max(columns)) + 1
+            cells = np.arange(place[0], place[1])[:, None] * self.shape[1] + np.arange(place[2], place[3])[None]
+            if len(self._boxes) >= BOXES:
+                self._boxes.pop(next(iter(self._boxes)))
+            self._boxes[box] = matrix.tocsr()[cells.ravel()], place
+        matrix, place = self._boxes[box]
+        part = np.s_[place[0] : place[1], place[2] : place[3]]
+        return (matrix @ amplitude.ravel()).reshape(place[1] - place[0], place[3] - place[2]) * self.ramp[part], place
 
-    def across(self, box: Complex) -> Complex:
-        """Rows of the grid, times `ramp`, to the columns of the SLM [grid row, column]."""
-        return np.asarray(fft(box, n=self.lengths[1], axis=1, workers=WORKERS)[:, : self.factor.shape[1]])
+    def across(self, points: Complex, place: Window) -> Complex:
+        """A part of the grid, the rest of which is zero, to the columns of the SLM [grid row, column]."""
+        grid = np.zeros((len(points), self.lengths[1]), np.complex64)
+        grid[:, place[2] : place[3]] = points
+        return np.asarray(fft(grid, axis=1, workers=WORKERS, overwrite_x=True)[:, : self.factor.shape[1]])
 
-    def down(self, lines: Complex, first: int) -> Complex:
-        """Some columns of what `across` gives, of which the first row is the grid's row `first`, to the SLM's rows.
+    def down(self, lines: Complex, place: Window) -> Complex:
+        """Some columns of what `across` gives to the SLM's rows.
 
         Returns
         -------
@@ -144,22 +161,22 @@ class Spreading:
             The spectrum at the SLM's pixels, but for `factor`.
         """
         grid = np.zeros((self.lengths[0], lines.shape[1]), np.complex64)
-        grid[first : first + len(lines)] = lines
+        grid[place[0] : place[1]] = lines
         return np.asarray(fft(grid, axis=0, overwrite_x=True)[: self.factor.shape[0]])
 
-    def transform(self, box: Complex, first: int) -> Complex:
-        """Rows of the grid from `first` on, times `ramp`, to the SLM's pixels [row, column]; `factor` comes after."""
-        lines = self.across(box)
+    def transform(self, points: Complex, place: Window) -> Complex:
+        """What `spread` gives to the SLM's pixels [row, column]; `factor` comes after."""
+        lines = self.across(points, place)
         spectrum = np.empty(self.factor.shape, np.complex64)
 
         def stripe(begun: int, end: int) -> None:
-            spectrum[:, begun:end] = self.down(lines[:, begun:end], first)
+            spectrum[:, begun:end] = self.down(lines[:, begun:end], place)
 
         share(stripe, lines.shape[1], stretch(self.lengths[0]))
         return spectrum
 
     @cached_property
-    def _boxes(self) -> dict[Window, tuple[scipy.sparse.csr_matrix, int, int]]:
+    def _boxes(self) -> dict[Window, tuple[scipy.sparse.csr_matrix, Window]]:
         return {}
 
     @staticmethod
@@ -238,13 +255,13 @@ def shift_invariant(spectrum: Complex, transfer: Complex) -> Float:
     return np.asarray(ifft2(ifftshift(spectrum).conj() * transfer, workers=WORKERS).real * count, np.float32)
 
 
-def _lit_box(amplitude: Float) -> Window:
-    """Rows and columns (first, end, first, end) outside which the panel is black, widened to whole blocks."""
+def lit_box(panel: NDArray[Any]) -> Window:
+    """Rows and columns (first, end, first, end) outside which the panel is zero, widened to whole blocks."""
     box = []
     for axis in (0, 1):
-        lit = np.flatnonzero(amplitude.any(axis=1 - axis))
+        lit = np.flatnonzero(panel.any(axis=1 - axis))
         first, end = (int(lit[0]), int(lit[-1]) + 1) if len(lit) else (0, 1)
-        box += [first // BOX * BOX, min(-(-end // BOX) * BOX, amplitude.shape[axis])]
+        box += [first // BOX * BOX, min(-(-end // BOX) * BOX, panel.shape[axis])]
     return box[0], box[1], box[2], box[3]
 
 
@@ -286,13 +303,13 @@ class Sampler:
             int(size[0]), int(size[1]), ramp, affine, shape, (int(low[0]), int(low[1])), _lit_part(affine, size, shape)
         )
 
-    def power(self, behind: Callable[[int, int], Complex], room: Room) -> Float:
+    def power(self, behind: Callable[[int, int, Complex], None], room: Room) -> Float:
         """Intensity over the part of the oversampled camera plane that the window needs.
 
         Parameters
         ----------
         behind : callable
-            ``behind(first, end)`` gives columns of the field behind the SLM, times `ramp` [row, column].
+            ``behind(first, end, out)`` writes columns of the field behind the SLM, times `ramp`, to out [row, column].
         room : Room
 
         Returns
@@ -305,10 +322,14 @@ class Sampler:
         power: Float = room("power", (self.rows, self.columns), np.float32)
 
         def down(first: int, end: int) -> None:
-            lines[:, first:end] = fft(behind(first, end), n=2 * rows, axis=0, overwrite_x=True)[: self.rows]
+            padded = np.zeros((2 * rows, end - first), np.complex64)
+            behind(first, end, padded[:rows])
+            lines[:, first:end] = fft(padded, axis=0, overwrite_x=True)[: self.rows]
 
         def across(first: int, end: int) -> None:
-            field = fft(lines[first:end], n=2 * columns, axis=1)[:, : self.columns]
+            padded = np.zeros((end - first, 2 * columns), np.complex64)
+            padded[:, :columns] = lines[first:end]
+            field = fft(padded, axis=1, overwrite_x=True)[:, : self.columns]
             part = power[first:end]
             np.square(np.abs(field, out=part), out=part)
 
@@ -337,7 +358,7 @@ class Sampler:
             np.multiply(part, np.float32(scale), out=sampled[r0:r1, left:right])
 
         if right > left:
-            share(sample, bottom - top, stretch(4 * (right - left)))
+            share(sample, bottom - top, stretch(right - left))
         return sampled
 
 

@@ -34,6 +34,7 @@ from labctl.simulation.transforms import (
     Sampler,
     Spreading,
     Window,
+    lit_box,
     phasor,
     rotation,
     shift_invariant,
@@ -193,18 +194,16 @@ class World:
         effects, sampler, spread = self._effects, self._sampler(window), self._spreading
         field, ripple = self._slm_field(start, exposure_s, window, sampler)
         wander = noise.standard_normal(3)
-        amplitude = self._input_amplitude(self._input.at(start).state)
-        points, first, end = spread.spread(amplitude)
-        box: Complex = points[first:end] * spread.ramp[first:end]
+        points, place = spread.spread(*self._input_amplitude(self._input.at(start).state))
         if effects.pointing_jitter_px:
-            box *= spread.tilt(wander[1:] * effects.pointing_jitter_px)[first:end]
-        lines, flicker = spread.across(box), np.float32(effects.slm_flicker * wander[0])
+            points *= spread.tilt(wander[1:] * effects.pointing_jitter_px, place)
+        lines, flicker = spread.across(points, place), np.float32(effects.slm_flicker * wander[0])
 
-        def behind(begun: int, until: int) -> Complex:
-            spectrum = spread.down(lines[:, begun:until], first)
-            part = field[:, begun:until]
-            spectrum *= part if ripple is None else part + flicker * ripple[:, begun:until]
-            return spectrum
+        def behind(first: int, end: int, out: Complex) -> None:
+            part = field[:, first:end]
+            if ripple is not None:
+                part = part + flicker * ripple[:, first:end]
+            np.multiply(spread.down(lines[:, first:end], place), part, out=out)
 
         return sampler(sampler.power(behind, self._room), scale)
 
@@ -223,8 +222,8 @@ class World:
             self._transfer.clear()
             if settled:
                 self._transfer[serial] = transfer
-        points, first, end = spread.spread(self._input_amplitude(self._input.at(start).state) ** 2)
-        spectrum = spread.transform(points[first:end] * spread.ramp[first:end], first) * spread.factor
+        amplitude, box = self._input_amplitude(self._input.at(start).state)
+        spectrum = spread.transform(*spread.spread(amplitude**2, box)) * spread.factor
         return sampler(sampler.cut(shift_invariant(spectrum, transfer)), scale)
 
     @cached_property
@@ -234,10 +233,16 @@ class World:
         twice = replace(self._geometry, slm=Plane((2 * plane.shape[0], 2 * plane.shape[1]), plane.pitch))
         return Spreading.build(*self._panel_pixels(), twice, (0.5, 0.5))
 
-    def _input_amplitude(self, gray: NDArray[np.integer]) -> Float:
-        """Amplitude of the panel's pixels: response, contrast, illumination and field stop."""
+    def _input_amplitude(self, gray: NDArray[np.integer]) -> tuple[Float, Window]:
+        """Amplitude of the panel's pixels (response, contrast, illumination and field stop) where it is not black."""
         table, illumination = self._input_tables
-        return table[gray] * illumination
+        box = lit_box(gray) if table[0] == 0 else self._stop_box
+        part = np.s_[box[0] : box[1], box[2] : box[3]]
+        return table[gray[part]] * illumination[part], box
+
+    @cached_property
+    def _stop_box(self) -> Window:
+        return lit_box(self._input_tables[1])
 
     @cached_property
     def _input_tables(self) -> tuple[Float, Float]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labctl.optics.geometry import Geometry, Plane
-from labctl.simulation.transforms import Spreading
+from labctl.simulation.transforms import Spreading, lit_box
 
 
 @settings(max_examples=15)
@@ -27,8 +27,9 @@ def test_spectrum_of_a_moved_panel(angle: float, scale: float, y: float, x: floa
     made = Spreading.build(metres, pixels, geometry, (1.25, -3.5))
     amplitude = np.random.default_rng(seed).random((40, 40)).astype(np.float32)
     amplitude[:, 33:] = 0
-    grid, first, end = made.spread(amplitude)
-    got = made.transform(grid[first:end] * made.ramp[first:end], first) * made.factor
+    box = lit_box(amplitude)
+    assert box == (0, 40, 0, 40)
+    got = made.transform(*made.spread(amplitude, box)) * made.factor
     step = 16e-6 / (638e-9 * 0.1)
     nu_y = (np.arange(120) - 59.5 - 1.25) * step
     nu_x = (np.arange(96) - 47.5 + 3.5) * step
@@ -49,7 +50,21 @@ def test_black_blocks_are_left_out() -> None:
     made = Spreading.build((pixels - 47.5) * 8e-6, pixels, geometry, (0.0, 0.0))
     amplitude = np.zeros((96, 96), np.float32)
     amplitude[40:50, 40:50] = 1
-    grid, first, end = made.spread(amplitude)
-    assert end - first < 0.6 * grid.shape[0]
-    assert grid[:first].max() == grid[end:].max() == 0
-    assert grid.sum() == pytest.approx(float((made.matrix @ amplitude.ravel()).sum()), rel=1e-4)
+    r0, r1, c0, c1 = box = lit_box(amplitude)
+    assert box == (32, 64, 32, 64)
+    points, (first, end, left, right) = made.spread(amplitude[r0:r1, c0:c1], box)
+    assert points.size < 0.3 * made.ramp.size
+    whole = (made.matrix @ amplitude.ravel()).reshape(made.shape)
+    assert points == pytest.approx((whole * made.ramp)[first:end, left:right], abs=1e-5)
+    whole[first:end, left:right] = 0
+    assert not whole.any()
+
+
+def test_a_black_panel_gives_no_light() -> None:
+    geometry = Geometry(
+        638e-9, 0.1, 0.1, Plane((64, 64), (16e-6,) * 2), Plane((40, 40), (8e-6,) * 2), Plane((64, 64), (5e-6,) * 2)
+    )
+    pixels = np.argwhere(np.ones((40, 40)))
+    made = Spreading.build((pixels - 19.5) * 8e-6, pixels, geometry, (0.0, 0.0))
+    box = lit_box(np.zeros((40, 40)))
+    assert not made.transform(*made.spread(np.zeros((box[1], box[3]), np.float32), box)).any()
