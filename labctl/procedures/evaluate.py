@@ -196,18 +196,23 @@ def capture(
     maps, correlations = [], []
     right = 0
     last: NDArray[np.generic] = np.zeros((1, 1))
-    for start in range(0, len(images), BATCH):
+
+    def asked(start: int) -> Measure:
+        """A batch, to be exposed while the one before it is computed on."""
+        exposures = [
+            Exposure(
+                deployment.pattern, show_image(image[0], facts, deployment), deployed.exposure_s,
+                {"set": images.split, "image": start + i},
+            )
+            for i, image in enumerate(images.images[start : start + BATCH])
+        ]  # fmt: skip
+        return Measure(exposures, label, ahead=True)
+
+    starts = range(0, len(images), BATCH)
+    frames = yield asked(0)
+    for start in starts:
+        following = (yield asked(start + BATCH)) if start + BATCH < len(images) else ()
         batch = images.images[start : start + BATCH]
-        frames = yield Measure(
-            [
-                Exposure(
-                    deployment.pattern, show_image(image[0], facts, deployment), deployed.exposure_s,
-                    {"set": images.split, "image": start + i},
-                )
-                for i, image in enumerate(batch)
-            ],
-            label,
-        )  # fmt: skip
         intensity = torch.stack([reader.intensity(frame) for frame in frames])
         expected = expected_tiles(batch, deployment.kernels)
         correlations.append(pearson(intensity.clamp(min=0).sqrt(), expected))
@@ -219,6 +224,7 @@ def capture(
         if backend is not None:
             right += int((answer(backend, read).argmax(1) == images.labels[start : start + BATCH]).sum())
             yield Publish(f"accuracy, {label} (%)", 100 * right / (start + len(batch)))
+        frames = following
     return Captures(torch.cat(maps), torch.cat(correlations).nanmean(0).double().numpy(), last)
 
 
