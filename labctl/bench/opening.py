@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from labctl.errors import ConfigError
 from labctl.optics.geometry import Geometry, Plane
 
 log = logging.getLogger(__name__)
+Wrap = Callable[[str, Any], Any]
 SIMULATED = "simulated"
 SIMULATED_OPTIONS: dict[str, dict[str, Any]] = {
     "slm": {"resolution": (1024, 1024), "pitch_um": 8.0, "bitdepth": 8},
@@ -29,7 +30,9 @@ SIMULATED_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, clock: Clock | None = None) -> Bench:
+def open_bench(
+    config: BenchConfig, *, calibration_dir: Path | None = None, clock: Clock | None = None, wrap: Wrap | None = None
+) -> Bench:
     """Open every device of a bench.
 
     Parameters
@@ -39,6 +42,8 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
         The workspace's ``calibration`` folder; the bench's records there are made known to procedures.
     clock : Clock, optional
         Default: virtual time where every device is simulated and the bench file does not ask for real time.
+    wrap : callable, optional
+        ``(name, device) -> device``: what the bench is given in place of each of its devices.
 
     Raises
     ------
@@ -111,6 +116,8 @@ def open_bench(config: BenchConfig, *, calibration_dir: Path | None = None, cloc
     every: dict[str, Any] = {"slm": slm, "input": panel, "camera": camera, **instruments}
     if armed:
         every = {name: rehearsal.inject(device, name) for name, device in every.items()}
+    if wrap is not None:
+        every = {name: wrap(name, device) for name, device in every.items()}
     return Bench(
         facts,
         slm=every["slm"],

@@ -26,6 +26,7 @@ def run(
     experiments: Annotated[
         list[str], typer.Argument(metavar="EXPERIMENT...", help="Experiment files, by name or path, in this order.")
     ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; use no device.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before using real devices.")] = False,
     json: Annotated[bool, typer.Option("--json", help="No bars; what happened as JSON on standard output.")] = False,
 ) -> None:
@@ -41,6 +42,11 @@ def run(
         configs = [load_experiment(name, workspace) for name in experiments]
         kitchen = Kitchen(workspace)
         checked = [check(config, workspace, kitchen, tell=status.update) for config in configs]
+    if dry_run:
+        from labctl.cli.dry import say_experiments
+
+        say_experiments(checked, workspace, kitchen, yes=yes, as_json=json)
+        return
     real = sorted({experiment.bench.bench.name for experiment in checked if experiment.bench.real})
     if real and not yes:
         typer.confirm(f"real devices of {', '.join(real)} will be used, and lasers switched on. Go on?", abort=True)

@@ -85,3 +85,20 @@ def test_a_mistake_in_any_file_is_one_line_before_anything_runs(
     assert "did you mean small?" in said
     assert said.count("\n") == 1
     assert not list_runs(lab.runs)
+
+
+def test_a_dry_run_says_what_it_would_take_and_does_nothing(lab: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path for path in lab.root.rglob("*"))
+    assert run(["run", "good", "--dry-run", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["dry_run"]
+    assert [entry["exposures"] for entry in told["runs"]] == [4, 6]
+    assert (told["exposures"], told["slm_changes"], told["limits"]) == (10, 0, [])
+    assert told["bytes"] > 10 * 96 * 96 * 2
+    assert told["free_bytes"] > told["bytes"]
+    assert told["seconds"] > 0
+    assert run(["run", "good", "bad", "--dry-run"]) == 1  # the second would fail: better known now
+    said = capsys.readouterr().out
+    assert "dry: nothing was moved or written" in said
+    assert "longest exposure 20 ms" in said
+    assert "has no 'registration' calibration" in said
+    assert sorted(path for path in lab.root.rglob("*")) == before

@@ -1,0 +1,106 @@
+"""What a dry run says a procedure will take, and what it then takes, on a simulated bench in real time.
+
+    python tests/benchmarks/dry_run.py [--images 60] [--size 256]
+
+Bar: within 10 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from labctl.bench import open_bench
+from labctl.config.load import parse_bench
+from labctl.config.schema import BenchConfig
+from labctl.runs.dry import DryRun
+from labctl.runs.offers import prepare
+from labctl.runs.session import execute
+from labctl.runs.standin import stand_in
+from labctl.workspace import Workspace, example
+
+BENCH = """
+[bench]
+name = "real-time"
+[optics]
+wavelength_nm = 638
+f1_mm = 100
+f2_mm = 75
+[slm]
+driver = "simulated"
+options = {{ resolution = [{slm}, {slm}], pitch_um = {pitch} }}
+settle_ms = {settle}
+[input]
+driver = "simulated"
+options = {{ resolution = [96, 96], pitch_um = 5.0 }}
+settle_ms = 5
+[camera]
+driver = "simulated"
+options = {{ resolution = [{camera}, {camera}], pitch_um = {camera_pitch}, readout_ms = {readout} }}
+exposure_ms = 1.0
+[instruments.laser]
+driver = "simulated"
+role = "laser"
+[simulation]
+preset = "mild"
+seed = 7
+clock = "real"
+"""
+
+
+def bench_of(size: int, settle_ms: float, readout_ms: float) -> BenchConfig:
+    """A bench whose field of view stays the same whatever the size."""
+    return parse_bench(
+        BENCH.format(
+            slm=size, pitch=12.0 * 512 / size, camera=size, camera_pitch=8.0 * 512 / size, settle=settle_ms,
+            readout=readout_ms,
+        )  # fmt: skip
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--size", type=int, default=512)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    workspace = Workspace(example())
+    worst = 0.0
+    for settle, readout in ((150.0, 5.0), (20.0, 20.0)):
+        config = bench_of(given.size, settle, readout)
+        with tempfile.TemporaryDirectory() as folder:
+            calibration = Path(folder, "calibration")
+            for name, parameters in (
+                ("dark", {"frames": 20}), ("calibrate", {}), ("evaluate", {"images": given.images}),
+            ):  # fmt: skip
+                begun = time.perf_counter()
+                standin = stand_in(config, calibration)
+                try:
+                    said = DryRun(standin, config).follow(prepare(name, parameters, workspace, config).procedure)
+                finally:
+                    standin.bench.close()
+                looked = time.perf_counter() - begun
+                prepared = prepare(name, parameters, workspace, config)
+                bench = open_bench(config, calibration_dir=calibration)
+                try:
+                    begun = time.perf_counter()
+                    execute(prepared.procedure, bench, runs_dir=Path(folder, "runs"), calibration_dir=calibration)
+                    took = time.perf_counter() - begun
+                finally:
+                    bench.close()
+                ratio = said.seconds / took
+                worst = max(worst, abs(ratio - 1))
+                sys.stdout.write(
+                    f"settle {settle:5.0f} ms  {name:>10}: {said.exposures:4d} exposures, said {said.seconds:6.2f} s, "
+                    f"took {took:6.2f} s, ratio {ratio:.3f}; the dry run took {looked:.1f} s {'; '.join(said.problems)}\n"
+                )
+                sys.stdout.flush()
+    sys.stdout.write(f"{'met' if worst <= 0.1 else 'MISSED'}: within 10 % (worst {100 * worst:.1f} %)\n")
+
+
+if __name__ == "__main__":
+    main()
