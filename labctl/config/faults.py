@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-EVERY = ("timeout", "hang", "disconnect", "slow-close", "failing-close")
+EVERY = ("timeout", "hang", "disconnect", "stuck", "slow-close", "failing-close")
 WRITES = ("write-fails", "write-ignored")
 FRAMES = (
     "stale", "stale-restamped", "duplicated", "dropped", "torn", "wrong-shape", "wrong-dtype", "nan", "saturated",
@@ -22,21 +22,35 @@ FAULTS_OF = {
 AT_CLOSING = ("slow-close", "failing-close")
 NEED_DURATION = ("hang", "late-swap", "slow-close")
 MAY_HAVE_DURATION = (*NEED_DURATION, "timeout", "disconnect", "dies")
+CALLS_OF = {
+    "camera": ("frame", "expose", "window", "flush", "open"),
+    "panel": ("show", "blank", "open"),
+    "instrument": ("set", "read", "make-safe", "open"),
+}
+"""The calls that an entry may single out; `open` is opening again during a run."""
+OF_ANY_CALL = ("timeout", "hang", "disconnect", "stuck")
+OF_WRITING = ("show", "blank", "set", "make-safe")
 
 FaultName = Literal[
-    "timeout", "hang", "disconnect", "slow-close", "failing-close", "write-fails", "write-ignored", "late-swap",
-    "stale", "stale-restamped", "duplicated", "dropped", "torn", "wrong-shape", "wrong-dtype", "nan", "saturated",
+    "timeout", "hang", "disconnect", "stuck", "slow-close", "failing-close", "write-fails", "write-ignored",
+    "late-swap", "stale", "stale-restamped", "duplicated", "dropped", "torn", "wrong-shape", "wrong-dtype", "nan", "saturated",
     "dark", "garbage", "dies",
 ]  # fmt: skip
+CallName = Literal["frame", "expose", "window", "flush", "show", "blank", "set", "read", "make-safe", "open"]
 
 
 class FaultEntry(BaseModel):
-    """One fault of one device: at its calls of these numbers (from 1), at a rate per call, or once after so long."""
+    """One fault of one device: at its calls of these numbers (from 1), at a rate per call, or once after so long.
+
+    Counted are the frames of a camera, the patterns of a panel, the settings and readings of an instrument; with `call`
+    those of that kind alone.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     device: str
     fault: FaultName
+    call: CallName | None = None
     at: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
     after_s: Annotated[float, Field(ge=0)] | None = None
@@ -52,6 +66,9 @@ class FaultEntry(BaseModel):
             raise ValueError(
                 f"say when {self.fault} happens, with at = [call, ...], rate = 0.01 or after_s = 20.0: {given}"
             )
+        writing = self.fault in WRITES and self.call in OF_WRITING
+        if self.call is not None and self.fault not in OF_ANY_CALL and not writing:
+            raise ValueError(f"{self.fault} cannot happen at a call of its own choice: leave out call")
         if self.fault in NEED_DURATION and self.for_s is None:
             raise ValueError(f"say how long {self.fault} lasts: add for_s = 3.0 (seconds)")
         if self.fault not in MAY_HAVE_DURATION and self.for_s is not None:
@@ -59,8 +76,9 @@ class FaultEntry(BaseModel):
         return self
 
     def __str__(self) -> str:
-        when = f" at call {', '.join(map(str, self.at))}" if self.at else ""
-        when += f" in {self.rate:g} of the calls" if self.rate is not None else ""
+        what = "call" if self.call is None else f"{self.call} call"
+        when = f" at {what} {', '.join(map(str, self.at))}" if self.at else ""
+        when += f" in {self.rate:g} of the {what}s" if self.rate is not None else ""
         when += f" after {self.after_s:g} s" if self.after_s is not None else ""
         return f"{self.device} {self.fault}{when}" + (f" for {self.for_s:g} s" if self.for_s is not None else "")
 
@@ -95,4 +113,8 @@ class FaultsSection(BaseModel):
                 raise ValueError(
                     f"faults.plan: {entry.fault} is no fault of {entry.device}, which is "
                     f"{'an' if kind == 'instrument' else 'a'} {kind}: it may have {', '.join(FAULTS_OF[kind])}"
+                )
+            if entry.call is not None and entry.call not in CALLS_OF[kind]:
+                raise ValueError(
+                    f"faults.plan: {entry.device} has no call '{entry.call}': write one of {', '.join(CALLS_OF[kind])}"
                 )

@@ -63,6 +63,9 @@ def planned(*entries: str, seed: int = 1) -> str:
         ('device = "camera"\nfault = "torn"\nat = [5]\nfor_s = 1.0', r"torn has no duration: leave out for_s"),
         ('device = "camera"\nfault = "failing-close"\nat = [5]', r"happens when the device is closed: leave out at"),
         ('fault = "torn"\nat = [5]', r"faults\.plan\.0\.device is missing"),
+        ('device = "camera"\nfault = "torn"\ncall = "frame"\nat = [5]', r"torn cannot happen at .*: leave out call"),
+        ('device = "camera"\nfault = "stuck"\ncall = "show"\nat = [5]', r"camera has no call 'show': write one of f"),
+        ('device = "slm"\nfault = "timeout"\ncall = "blan"\nat = [5]', r"call = 'blan': .*did you mean .blank.\?"),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_meant_is_one_line_with_what_to_write(entry: str, message: str) -> None:

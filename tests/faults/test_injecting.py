@@ -71,7 +71,7 @@ def test_a_torn_frame_is_old_above_and_new_below_and_no_time_tells(rig: Any) -> 
     torn = tiny.bench.capture()
     assert (torn.data[:4] == 16).all()
     assert (torn.data[4:] == 32).all()
-    assert torn.started >= tiny.bench.settled[torn.number]
+    assert torn.started >= torn.shown_slm + tiny.bench.facts.slm_settle_s - 1e-9
 
 
 def test_a_restamped_frame_is_old_with_new_times(rig: Any) -> None:
@@ -200,6 +200,50 @@ def test_a_setting_that_fails_or_is_ignored(rig: Any) -> None:
         tiny.bench.set("laser", "power", 0.1)
     tiny.bench.set("laser", "power", 0.2)
     assert tiny.laser.settings["power"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["slm", "camera", "laser"])
+def test_a_stuck_device_fails_until_it_is_opened_again(rig: Any, name: str) -> None:
+    tiny = rig(one(name, "stuck", at=[1]))
+    calls = {
+        "slm": [lambda: tiny.show(1, 0), tiny.wrapped["slm"].blank],
+        "camera": [tiny.bench.capture, lambda: tiny.wrapped["camera"].set_window(None)],
+        "laser": [lambda: tiny.bench.read("laser", "power"), tiny.wrapped["laser"].make_safe],
+    }[name]
+    for call in (*calls, *calls):
+        with pytest.raises((OSError, DeviceError), match="the device is stuck until it is opened again"):
+            call()
+    tiny.wrapped[name].renew(getattr(tiny, name))
+    for call in calls:
+        call()
+    assert tiny.done() == [(name, 1, "stuck")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("camera", "window"), ("slm", "blank"), ("laser", "make-safe"), ("laser", "read"), ("laser", "set"),
+     ("camera", "frame"), ("slm", "show"), ("laser", "open"), ("camera", "open"), ("slm", "open")],
+)  # fmt: skip
+def test_one_kind_of_call_can_be_singled_out(rig: Any, name: str, kind: str) -> None:
+    tiny = rig(one(name, "timeout", call=kind, at=[2]))
+    pattern = np.ones((8, 6), np.uint8)
+    calls = {
+        "window": lambda: tiny.wrapped["camera"].set_window(None), "frame": lambda: tiny.wrapped["camera"].grab(1e-3),
+        "show": lambda: tiny.wrapped["slm"].show(pattern), "blank": tiny.wrapped["slm"].blank,
+        "make-safe": tiny.wrapped["laser"].make_safe, "read": lambda: tiny.wrapped["laser"].read("power"),
+        "set": lambda: tiny.wrapped["laser"].set("power", 1.0),
+        "open": lambda: tiny.wrapped[name].renew(getattr(tiny, name)),
+    }  # fmt: skip
+    mine = {"camera": ("window", "frame"), "slm": ("show", "blank"), "laser": ("make-safe", "read", "set")}[name]
+    for _ in range(3):
+        for other in mine:
+            if other != kind:
+                calls[other]()
+    calls[kind]()
+    with pytest.raises(TimeoutError):
+        calls[kind]()
+    calls[kind]()
+    assert [(device, fault) for device, _, fault in tiny.done()] == [(name, "timeout")]
 
 
 # -- closing ----------------------------------------------------------------------------------------------------------

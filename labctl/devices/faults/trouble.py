@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -58,25 +59,39 @@ class Trouble:
     injected: list[Injected]
     between: Callable[[], None]
     calls: int = 0
+    _by_kind: Counter[str] = field(default_factory=Counter)
+    _number: int = 0
     _gone_until: float = -np.inf
+    _stuck: bool = False
     _over: set[int] = field(default_factory=set)
     _opened: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._opened = self.clock.now()
 
-    def call(self) -> dict[str, FaultEntry]:
+    def call(self, kind: str, *, counted: bool = True) -> dict[str, FaultEntry]:
         """Count a call. Waits, or fails, as the plan says; returns the other faults that strike it.
+
+        Parameters
+        ----------
+        kind : str
+            One of `labctl.config.faults.CALLS_OF`.
+        counted : bool
+            Whether it is one of those that an entry without `call` counts.
 
         Raises
         ------
-        TimeoutError, ConnectionError
+        TimeoutError, ConnectionError, OSError
             As drivers do.
         """
         self.between()
-        self.calls += 1
+        self.calls += counted
+        self._by_kind[kind] += 1
+        self._number = self.calls if counted else self._by_kind[kind]
         striking: dict[str, FaultEntry] = {
-            entry.fault: entry for number, entry in enumerate(self.faults) if self._strikes(number, entry)
+            entry.fault: entry
+            for number, entry in enumerate(self.faults)
+            if entry.call in ((kind, None) if counted else (kind,)) and self._strikes(number, entry)
         }
         self.check_connected()
         if entry := striking.pop("hang", None):
@@ -85,6 +100,10 @@ class Trouble:
         if entry := striking.pop("disconnect", None):
             self.note("disconnect")
             self._gone_until = np.inf if entry.for_s is None else self.clock.now() + entry.for_s
+            self.check_connected()
+        if striking.pop("stuck", None):
+            self.note("stuck")
+            self._stuck = True
             self.check_connected()
         if entry := striking.pop("timeout", None):
             self.note("timeout")
@@ -99,9 +118,24 @@ class Trouble:
         ------
         ConnectionError
             While the device is disconnected.
+        OSError
+            While it is stuck.
         """
         if self.clock.now() < self._gone_until:
             raise ConnectionError("the device is not connected (a rehearsed fault)")
+        if self._stuck:
+            raise OSError("the device is stuck until it is opened again (a rehearsed fault)")
+
+    def opened(self) -> None:
+        """The device has been opened again: what was stuck is free.
+
+        Raises
+        ------
+        TimeoutError, ConnectionError, OSError
+            As the plan says of this call.
+        """
+        self._stuck = False
+        self.call("open", counted=False)
 
     def due(self, fault: str) -> FaultEntry | None:
         """The entry of a fault whose time (`after_s`) has come, once."""
@@ -117,20 +151,21 @@ class Trouble:
             self.note("slow-close")
             self.clock.sleep(entry.for_s or 0.0)
         close()
-        self.check_connected()
+        if not self._stuck:
+            self.check_connected()
         if "failing-close" in entries:
             self.note("failing-close")
             raise OSError("the device cannot be released (a rehearsed fault)")
 
     def note(self, fault: str, *, call: int | None = None) -> None:
         """Write down that a fault was done."""
-        self.injected.append(Injected(self.clock.now(), self.device, self.calls if call is None else call, fault))
+        self.injected.append(Injected(self.clock.now(), self.device, self._number if call is None else call, fault))
 
     def _strikes(self, number: int, entry: FaultEntry) -> bool:
         if entry.rate is not None:  # drawn at every call, so that one entry leaves the others' dice alone
             return bool(self.rng.random() < entry.rate)
         if entry.after_s is None:
-            return self.calls in entry.at
+            return (self.calls if entry.call is None else self._by_kind[entry.call]) in entry.at
         if number in self._over or self.clock.now() - self._opened < entry.after_s:
             return False
         self._over.add(number)

@@ -30,9 +30,9 @@ class _Faulty:
         return getattr(self._device, name)
 
     def renew(self, device: Any) -> None:
-        """The device has been opened again. Fails while it is disconnected."""
-        self._trouble.check_connected()
-        self._device = device
+        """The device has been opened again. Fails while it is disconnected, and as the plan says."""
+        self._device = device  # whatever comes: it is open, and has to be closed one day
+        self._trouble.opened()
 
     @property
     def injected(self) -> list[Injected]:
@@ -54,7 +54,7 @@ class FaultyPanel(_Faulty):
 
     def show(self, gray: NDArray[np.unsignedinteger[Any]]) -> None:
         """Send a gray pattern [row, column], or not, as the plan says."""
-        striking = self._trouble.call()
+        striking = self._trouble.call("show")
         self._deliver_late(even_early=True)
         if "write-fails" in striking:
             self._trouble.note("write-fails")
@@ -69,9 +69,15 @@ class FaultyPanel(_Faulty):
             self._device.show(gray)
 
     def blank(self) -> None:
-        """Show the safe pattern. Fails only while the device is disconnected."""
-        self._trouble.check_connected()
+        """Show the safe pattern, or not, as the plan says."""
+        striking = self._trouble.call("blank", counted=False)
         self._late = None
+        if "write-fails" in striking:
+            self._trouble.note("write-fails")
+            raise OSError("the pattern could not be written (a rehearsed fault)")
+        if "write-ignored" in striking:
+            self._trouble.note("write-ignored")
+            return
         self._device.blank()
 
     def tick(self) -> None:
@@ -99,9 +105,23 @@ class FaultySensor(_Faulty):
         self._again: RawFrame | None = None
 
     def set_window(self, window: tuple[int, int, int, int] | None) -> tuple[int, int, int, int]:
-        """Read only a window. Fails only while the device is disconnected."""
-        self._trouble.check_connected()
+        """Read only a window."""
+        self._trouble.call("window", counted=False)
         return self._device.set_window(window)
+
+    def expose(self, exposure_s: float) -> None:
+        """Expose one frame, to be read out later; of a device that `overlaps`."""
+        self._trouble.call("expose", counted=False)
+        self._device.expose(exposure_s)
+
+    def discard(self) -> None:
+        """Throw away what has been exposed and not read out, a frame that would have come twice with it."""
+        discard = getattr(self._device, "discard", None)
+        if discard is None:
+            return
+        self._trouble.call("flush", counted=False)
+        self._again = None
+        discard()
 
     def grab(self, exposure_s: float) -> RawFrame:
         """Expose one frame, and hand out what the plan makes of it."""
@@ -112,7 +132,7 @@ class FaultySensor(_Faulty):
         return self._handed_out(self._device.read_out)
 
     def _handed_out(self, take: Callable[[], RawFrame]) -> RawFrame:
-        striking, last = self._trouble.call(), self._last
+        striking, last = self._trouble.call("frame"), self._last
         if "stale" in striking and last is not None:
             self._trouble.note("stale")
             return last
@@ -168,7 +188,7 @@ class FaultyInstrument(_Faulty):
 
     def set(self, setting: str, value: Any) -> None:
         """Change a setting, or not, as the plan says."""
-        striking = self._call()
+        striking = self._call("set")
         if "write-fails" in striking:
             self._trouble.note("write-fails")
             raise OSError(f"'{setting}' could not be set (a rehearsed fault)")
@@ -179,7 +199,7 @@ class FaultyInstrument(_Faulty):
 
     def read(self, setting: str) -> Any:
         """Read a setting or a measurement, or garbage."""
-        striking = self._call()
+        striking = self._call("read")
         reading = self._device.read(setting)
         if "garbage" in striking:
             self._trouble.note("garbage")
@@ -187,8 +207,14 @@ class FaultyInstrument(_Faulty):
         return reading
 
     def make_safe(self) -> None:
-        """Laser off, shutter closed. Fails only while the device is disconnected."""
-        self._trouble.check_connected()
+        """Laser off, shutter closed, or not, as the plan says."""
+        striking = self._trouble.call("make-safe", counted=False)
+        if "write-fails" in striking:
+            self._trouble.note("write-fails")
+            raise OSError("it could not be made safe (a rehearsed fault)")
+        if "write-ignored" in striking:
+            self._trouble.note("write-ignored")
+            return
         self._device.make_safe()
 
     def tick(self) -> None:
@@ -196,8 +222,8 @@ class FaultyInstrument(_Faulty):
         if entry := self._trouble.due("dies"):
             self._die(entry.for_s, call=0)
 
-    def _call(self) -> dict[str, Any]:
-        striking = self._trouble.call()
+    def _call(self, kind: str) -> dict[str, Any]:
+        striking = self._trouble.call(kind)
         if entry := striking.get("dies"):
             self._die(entry.for_s)
         return striking
