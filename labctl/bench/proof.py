@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from labctl.bench.bench import token
 from labctl.bench.frames import Frame
+from labctl.bench.panels import token
 from labctl.errors import CalibrationError
 from labctl.optics.marks import Marks
 
@@ -73,6 +73,21 @@ class Proof(Protocol):
             If the frame cannot show it: its window leaves the dots out, or the exposure is too short for them.
         """
         ...
+
+
+def widened(proof: Proof | None, instrument: str, setting: str, value: Any) -> Any:
+    """What to set, so that a proof stays in view: a window of the camera grows to hold the proof's. Else, `value`.
+
+    Parameters
+    ----------
+    proof : Proof or None
+    instrument, setting, value
+        As for `labctl.bench.Bench.set`.
+    """
+    if proof is None or (instrument, setting) != ("camera", "window") or value is None:
+        return value
+    (r0, r1, c0, c1), (p0, p1, q0, q1) = value, proof.window
+    return min(r0, p0), max(r1, p1), min(c0, q0), max(c1, q1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +175,16 @@ class Spots:
         return np.asarray((mean - off) / (on - off))
 
 
+@dataclass(frozen=True, eq=False)
+class _Stamped:
+    """An SLM pattern as it was given and as it was drawn, the tokens of both, and its site."""
+
+    source: Gray
+    drawn: Gray
+    names: tuple[str, str]
+    site: int
+
+
 class DotProof:
     """A proof of pairing by dots: follows `Proof`.
 
@@ -174,7 +199,7 @@ class DotProof:
     def __init__(self, marks: Marks, spots: Spots) -> None:
         self.marks, self.spots = marks, spots
         self._lock = threading.Lock()
-        self._stamped: deque[tuple[Gray, Gray, int]] = deque(maxlen=KEPT)
+        self._stamped: deque[_Stamped] = deque(maxlen=KEPT)
         self._sites: OrderedDict[str, int] = OrderedDict()
         self._last = -1
 
@@ -199,7 +224,10 @@ class DotProof:
         return slm, input
 
     def agrees(self, frame: Frame, code: int) -> bool:
-        """Whether every copy of every dot is as the code says, where the SLM pattern puts it, and nowhere else."""
+        """Whether every copy of every dot is as the code says, where the SLM pattern puts it, and nowhere else.
+
+        The frame may name its SLM pattern by the token of the stamped one, or of the one that was stamped.
+        """
         site = 0
         if self.marks.sites:
             with self._lock:
@@ -221,17 +249,19 @@ class DotProof:
         """The pattern with its patches; the same array for the same pattern. Its site differs from that before it."""
         with self._lock:
             for ago, kept in enumerate(reversed(self._stamped)):
-                if (ago == 0 or kept[2] != self._last) and np.array_equal(kept[0], pattern):
-                    source, drawn, site = kept
+                if (ago == 0 or kept.site != self._last) and np.array_equal(kept.source, pattern):
                     del self._stamped[len(self._stamped) - 1 - ago]
                     break
             else:
                 site = (self._last + 1) % len(self.marks.sites)
-                source, drawn = pattern.copy(), self.marks.on_slm(pattern, site)
+                drawn = self.marks.on_slm(pattern, site)
                 drawn.flags.writeable = False
-                self._sites[token(drawn)] = site
-                while len(self._sites) > REMEMBERED:
-                    self._sites.popitem(last=False)
-            self._stamped.append((source, drawn, site))
-            self._last = site
-            return drawn
+                kept = _Stamped(pattern.copy(), drawn, (token(pattern), token(drawn)), site)
+            self._stamped.append(kept)
+            self._last = kept.site
+            for name in kept.names:
+                self._sites[name] = kept.site
+                self._sites.move_to_end(name)
+            while len(self._sites) > REMEMBERED:
+                self._sites.popitem(last=False)
+            return kept.drawn

@@ -76,6 +76,8 @@ class Shot:
         Whether the bench may be idle afterwards: its frame is then read out at once.
     number, repeats : int
         The frame's number once it is known, and how often the exposure had to be repeated.
+    code : int
+        Of the proof of pairing, as it was stamped last; -1 without one.
     """
 
     asked: Asked
@@ -84,6 +86,7 @@ class Shot:
     last: bool = False
     number: int | None = None
     repeats: int = 0
+    code: int = -1
 
 
 class Mismatch(DeviceError):
@@ -113,6 +116,7 @@ class Taker:
     mismatches: int = 0
     _open: deque[tuple[Shot, Taking]] = field(default_factory=deque)
     _stamped: tuple[str, Gray | None] = ("", None)
+    _code: int = -1
 
     def take(self, shot: Shot) -> None:
         """Take one exposure; the frame of the one before is read out on the way, or after, as it costs least.
@@ -210,16 +214,15 @@ class Taker:
         if self.proof is None and not shot.repeats:
             self.watcher.took(shot, frame)
             return
-        self.watcher.took(shot, replace(_as_asked(frame), repeats=shot.repeats, proof=self._code(shot)))
+        self.watcher.took(shot, replace(_as_asked(frame), repeats=shot.repeats, proof=shot.code))
 
     # -- proof of pairing ---------------------------------------------------------------------------------------------
 
-    def _code(self, shot: Shot) -> int:
-        number = self.bench.next_number if shot.number is None else shot.number
-        return -1 if self.proof is None else (number + shot.repeats) % self.proof.size
-
     def _stamp(self, proof: Proof, shot: Shot) -> tuple[Gray | None, Gray | None, tuple[str, str]]:
-        code = self._code(shot)
+        # counted by stamps: whatever was shown last, an exposure that is being repeated too, carries another code
+        number = self.bench.next_number if shot.number is None else shot.number
+        self._code = (number if self._code < 0 else self._code + 1) % proof.size
+        code = shot.code = self._code
         slm_token, input_token = shot.tokens
         slm, shown = proof.stamp(shot.asked.slm, shot.asked.input, code)
         if slm is not None and self._stamped[0] == slm_token:
@@ -231,7 +234,7 @@ class Taker:
     def _check(self, shot: Shot, frame: Frame) -> None:
         if self.proof is None:
             return
-        code = self._code(shot)
+        code = shot.code
         if not self.proof.agrees(replace(_as_asked(frame), proof=code), code):
             self.mismatches += 1
             raise Mismatch(

@@ -14,7 +14,7 @@ from scipy.ndimage import uniform_filter
 
 from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame
-from labctl.bench.proof import OFF, Spots
+from labctl.bench.proof import OFF, SIGMAS, Spots
 from labctl.errors import CalibrationError
 from labctl.optics.marks import Box, Marks, code_words, marks_beside_tiles
 from labctl.procedures.deployment import Deployment, show_image
@@ -227,9 +227,15 @@ def _spots(
     off = np.stack([(bare.mean(frames[2 * k])[k] + bare.mean(empty[k])[k]) / 2 for k in sites])
     on = np.stack([bare.mean(frames[2 * k + 1])[k] for k in sites])
     noise = float(np.sqrt(np.mean([((bare.mean(frames[2 * k]) - bare.mean(empty[k])) ** 2).mean() / 2 for k in sites])))
+    noise = max(noise, 0.05)
+    if (on - off).min() < SIGMAS * noise:
+        raise CalibrationError(
+            f"proof of pairing: its faintest dot brings {(on - off).min():.2f} counts where the noise is {noise:.2f}: "
+            "expose longer, or give it more light"
+        )
     if on.max() >= 0.98 * full_scale(facts):
         raise CalibrationError("proof of pairing: its dots saturate the camera: expose less")
     return Spots(
-        bare.pixels, starts, (off - dark) / exposure_s, (on - off) / exposure_s, dark, max(noise, 0.05),
+        bare.pixels, starts, (off - dark) / exposure_s, (on - off) / exposure_s, dark, noise,
         full_scale(facts), blank,
     )  # fmt: skip

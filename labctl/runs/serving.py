@@ -9,7 +9,7 @@ from typing import Any
 
 from labctl.bench.bench import Bench
 from labctl.bench.frames import Frame
-from labctl.bench.proof import Proof
+from labctl.bench.proof import Proof, widened
 from labctl.bench.taking import Shot
 from labctl.procedures.messages import Exposure, Gray, Measure, Read, Set
 from labctl.runs import events
@@ -88,7 +88,8 @@ class Serving:
             self._skipped.pop((instrument, setting), None)
             self._skipped[instrument, setting] = value
             return
-        self._live().call(instrument, partial(self._bench.set, instrument, setting, value))
+        given = widened(self._proof, instrument, setting, value)
+        self._live().call(instrument, partial(self._bench.set, instrument, setting, given))
         self._telling.record("set", instrument=instrument, setting=setting, value=value)
 
     def read(self, message: Read) -> Any:
@@ -146,7 +147,8 @@ class Serving:
         past.close()  # HDF5 does not open a file for reading and for writing at once
         self._telling.record("resumed", after=self._served)
         for (instrument, setting), value in self._skipped.items():
-            line.call(instrument, partial(self._bench.set, instrument, setting, value))
+            given = widened(self._proof, instrument, setting, value)
+            line.call(instrument, partial(self._bench.set, instrument, setting, given))
             self._telling.record("set", instrument=instrument, setting=setting, value=value)
         if last is not None:
             take_up = partial(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from labctl.bench import Bench, Frame, open_bench, opening, token
+from labctl.bench import Bench, BenchFacts, Frame, open_bench, opening, token
 from labctl.bench.proof import DotProof, Proof, Spots
 from labctl.config.load import parse_bench
 from labctl.devices.faults import Fault, FaultPlan
 from labctl.errors import CalibrationError, ModelError
 from labctl.optics.marks import Marks, code_words, marks_beside_tiles
-from labctl.procedures.deployment import Deployment, compile_deployment, show_image
+from labctl.procedures.deployment import Deployment, Reader, compile_deployment, show_image
+from labctl.procedures.messages import Exposure, Measure, Set, Steps
 from labctl.procedures.proof import LearnProof, marks_at_edges, marks_for, probes_for
 from labctl.runs.engine import Engine
 from labctl.simulation.world import World
@@ -277,12 +278,67 @@ def test_every_wrong_pair_is_caught_and_no_right_one_refused(
     assert (caught >= 3) == (fault is not None)
 
 
+@dataclass(frozen=True)
+class Show:
+    """Shows pictures under changing SLM patterns, with the tiles' window."""
+
+    deployment: Deployment
+    pictures: Sequence[np.ndarray]
+    count: int
+    name: str = "show"
+
+    def exposures(self, facts: BenchFacts) -> int:
+        return self.count
+
+    def steps(self, facts: BenchFacts) -> Steps[list[Frame]]:
+        patterns = [(self.deployment.pattern + np.uint8(40 * k)).astype(np.uint8) for k in range(3)]
+        yield Set("laser", "enabled", True)
+        yield Set("camera", "window", self.deployment.window)
+        frames: list[Frame] = []
+        for start in range(0, self.count, 6):
+            frames += yield Measure(
+                [
+                    Exposure(patterns[n // 3 % 3], self.pictures[n % len(self.pictures)], tag={"n": n})
+                    for n in range(start, start + 6)
+                ]
+            )
+        return frames
+
+
+def test_a_run_repeats_what_did_not_show_its_code(proving: Callable[..., Proving], learnt: tuple[Marks, Spots]) -> None:
+    """Frames of a run with faults come from the same patterns as those of a run without, and the window grew."""
+    rates = {"write-ignored": ("input", 0.15), "late-swap": ("slm", 0.3), "stale-restamped": ("camera", 0.15)}
+    faults = [
+        Fault(device=device, fault=fault, rate=rate, for_s=0.4 if fault == "late-swap" else None)  # type: ignore[arg-type]
+        for fault, (device, rate) in rates.items()
+    ]
+    runs = []
+    for plan in ([], faults):
+        it = proving(*plan)
+        pictures = [show_image(torch.from_numpy(image), it.bench.facts, it.deployment) for image in images(5)]
+        engine = Engine(it.bench, proof=DotProof(*learnt))
+        runs.append((engine.run(Show(it.deployment, pictures, 36)), engine.snapshot()))
+    (clean, calm), (frames, seen) = runs
+    assert calm.mismatches == 0
+    assert seen.mismatches >= 5
+    assert all(frame.repeats == 0 for frame in clean)
+    assert sum(frame.repeats for frame in frames) >= 5
+    r0, r1, *_ = learnt[1].window
+    assert clean[0].origin[0] <= r0
+    assert clean[0].origin[0] + clean[0].data.shape[0] >= r1
+    reader = Reader(it.deployment, it.bench.facts)
+    for good, frame in zip(clean, frames, strict=True):
+        assert (good.slm, good.input, good.tag) == (frame.slm, frame.input, frame.tag)
+        tiles = [reader.intensity(each).numpy().ravel() for each in (good, frame)]
+        assert np.corrcoef(tiles)[0, 1] > 0.99
+
+
 def test_dots_that_cannot_be_seen_are_no_proof(proving: Callable[..., Proving]) -> None:
     it = proving()
     found = marks_for(it.deployment, it.bench.facts)
     dark = replace(found, mark=found.mark * 0, sites=found.sites[:1])
     learn = LearnProof(dark, it.deployment.pattern, probes_for(it.deployment, it.bench.facts, images(1)), 4e-3)
-    with pytest.raises(CalibrationError, match=r"copies of a dot can be seen|light that it has when on"):
+    with pytest.raises(CalibrationError, match=r"copies of a dot can be seen|faintest dot brings"):
         Engine(it.bench).run(learn)
 
 

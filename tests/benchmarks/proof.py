@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,15 @@ from labctl.simulation.world import World
 from labctl.workspace import find
 
 BENCH = Path(__file__).resolve().parents[2] / "configs" / "benches" / "sim-4f.toml"
-SLM_EVERY = 5
+SLM_EVERY = 3
 """Exposures between changes of the SLM pattern: more than a run has, so that its faults have something to strike."""
 HARMFUL = (
-    Fault(device="input", fault="write-ignored", rate=0.08),
-    Fault(device="slm", fault="write-ignored", rate=0.3),
-    Fault(device="input", fault="late-swap", rate=0.08, for_s=0.05),
-    Fault(device="slm", fault="late-swap", rate=0.3, for_s=0.5),
-    Fault(device="camera", fault="stale-restamped", rate=0.08),
-    Fault(device="camera", fault="torn", rate=0.08),
+    Fault(device="input", fault="write-ignored", rate=0.3),
+    Fault(device="slm", fault="write-ignored", rate=0.5),
+    Fault(device="input", fault="late-swap", rate=0.3, for_s=0.05),
+    Fault(device="slm", fault="late-swap", rate=0.5, for_s=0.5),
+    Fault(device="camera", fault="stale-restamped", rate=0.3),
+    Fault(device="camera", fault="torn", rate=0.3),
 )
 
 
@@ -96,7 +96,14 @@ def exposures(count: int, images: ImageSet, bench: Bench, deployment: Deployment
 
 
 def run(
-    bench: Bench, world: World, proof: DotProof, deployment: Deployment, images: ImageSet, count: int, t: float
+    bench: Bench,
+    world: World,
+    proof: DotProof,
+    deployment: Deployment,
+    images: ImageSet,
+    count: int,
+    t: float,
+    readings: Readings,
 ) -> Tally:
     """Every exposure once, and on a mismatch again after both panels have been sent their patterns anew."""
     tally = Tally()
@@ -107,11 +114,11 @@ def run(
     for n, (slm, image) in enumerate(exposures(count, images, bench, deployment)):
         code = n % proof.size
         slm, image = proof.stamp(slm, image, code)
-        for _attempt in range(6):
+        for attempt in range(40):
             done = len(bench.injected)
-            if _attempt:
-                resend(bench)
-            bench.show(slm=slm, input=image)
+            if attempt:
+                bench.discard()
+            bench.show(slm=slm, input=image, again=attempt > 0)
             frame = bench.capture(t)
             struck = [item.fault for item in bench.injected[done:] if item.device == "camera"]
             # a frame in the place of another of the same patterns is no wrong pair
@@ -123,21 +130,52 @@ def run(
             tally.missed += wrong and said
             tally.false_alarms += not wrong and not said
             if said:
+                if not bench.injected:
+                    readings.read(proof, frame, code)
                 break
         else:
-            raise SystemExit(f"exposure {n} was not right after six attempts")
+            raise SystemExit(f"exposure {n} was not right after 40 attempts")
     return tally
+
+
+@dataclass
+class Readings:
+    """How often frames that are all right are believed to show what they do not."""
+
+    last: Frame | None = None
+    last_code: int = -1
+    refused: dict[str, list[int]] = field(default_factory=dict)
+
+    def read(self, proof: DotProof, frame: Frame, code: int) -> None:
+        """Against every other code and SLM mark, and mixed with the frame before it."""
+        for other in range(proof.size):
+            if other != code:
+                self._count("other input codes", not proof.agrees(frame, other))
+        names = {site: name for name, site in proof._sites.items()}
+        for site, name in names.items():
+            if site != proof._sites[frame.slm]:
+                self._count("other SLM marks", not proof.agrees(replace(frame, slm=name), code))
+        if self.last is not None and self.last.data.shape == frame.data.shape:
+            for row in (0.2, 0.5, 0.8):
+                cut = int(row * len(frame.data))
+                torn = np.concatenate([self.last.data[:cut], frame.data[cut:]])
+                self._count(f"torn at {row:.0%} of the rows", not proof.agrees(replace(frame, data=torn), code))
+            for share in (0.1, 0.2, 0.25, 0.3, 0.5):
+                mixed = np.rint(share * self.last.data + (1 - share) * frame.data).astype(np.uint16)
+                self._count(f"{share:.0%} of the exposure before the swap",
+                            not proof.agrees(replace(frame, data=mixed), code))  # fmt: skip
+        self.last, self.last_code = frame, code
+
+    def _count(self, what: str, refused: bool) -> None:
+        tally = self.refused.setdefault(what, [0, 0])
+        tally[0] += refused
+        tally[1] += 1
 
 
 def delivered(world: World, frame: Frame, slm: np.ndarray, image: np.ndarray) -> bool:
     """Whether the light of the exposure came by way of these patterns."""
     shown = (world._slm.at(frame.started).state, world._input.at(frame.started).state)
     return np.array_equal(shown[0], slm) and np.array_equal(shown[1], image)
-
-
-def resend(bench: Bench) -> None:
-    """Have the next `show` send both patterns whatever was shown."""
-    bench._shown = {"slm": "unknown", "input": "unknown"}
 
 
 def fidelity(bench: Bench, deployment: Deployment, proof: DotProof | None, images: ImageSet, t: float) -> np.ndarray:
@@ -226,11 +264,15 @@ def main() -> None:
     bench.close()
     for faults in ((), *((fault,) for fault in HARMFUL)):
         bench, world = opened(args, *faults, records=records)
-        tally = run(bench, world, DotProof(marks, spots), deployment, task.test, args.frames, t)
+        readings = Readings()
+        tally = run(bench, world, DotProof(marks, spots), deployment, task.test, args.frames, t, readings)
         bench.close()
         what = f"{faults[0].device} {faults[0].fault}" if faults else "no faults"
         say(f"{what:24s} {tally.frames} frames, {tally.struck} wrong, {tally.missed} of them missed, "
             f"{tally.false_alarms} false alarms")  # fmt: skip
+        if not faults:
+            for name, (refused, tried) in readings.refused.items():
+                say(f"  right frames read as if they had {name}: {refused} of {tried} refused")
 
 
 if __name__ == "__main__":
