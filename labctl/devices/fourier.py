@@ -12,6 +12,7 @@ from typing import Any
 from slmsuite.hardware.cameras.camera import Camera
 from slmsuite.hardware.slms.slm import SLM
 
+import labctl.devices.adapter  # noqa: F401 - keeps slmsuite from plotting and from writing to the terminal
 from labctl.clock import Clock, RealClock
 
 

@@ -290,7 +290,7 @@ def main(chosen: Sequence[str]) -> None:
     """Print every figure."""
     cases: list[tuple[str, str, Any]] = [
         ("fourier", "typical bench, exposed by slmsuite", fourier),
-        ("fourier", "ideal bench, 5 x 4 spots, exposed 50 times too long", lambda: fourier(
+        ("fourier", "ideal bench, 5 x 4 spots, exposed 300 times too long", lambda: fourier(
             range(40), exposure_s=0.3, preset="ideal", options={"array_shape": (5, 4), "array_pitch": (18, 18)})),
         ("superpixel", "typical bench, superpixels of 32 px", superpixel),
         ("superpixel", "typical bench, superpixels of 64 px", lambda: superpixel(64)),
