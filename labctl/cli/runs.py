@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from labctl.cli.runs_again import repeat, replay, resume
 from labctl.cli.runs_export import export
 from labctl.cli.runs_labels import index, note, tag
 from labctl.cli.runs_where import RunId, RunsDir, folder_of
@@ -17,6 +18,9 @@ app.command()(tag)
 app.command()(note)
 app.command()(index)
 app.command()(export)
+app.command()(resume)
+app.command()(replay)
+app.command()(repeat)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
 COLOURS = {"done": "green", "running": "cyan", "aborted": "yellow", "cut off": "yellow"}
