@@ -35,13 +35,13 @@ class BatchedWorld:
         self._slm = world._geometry.slm.shape
         field, _ = world._slm_field(np.inf, 0.0, window, sampler)
         matrix = spread.matrix.tocoo()
-        self._matrix = torch.sparse_coo_tensor(
+        on_cpu = torch.sparse_coo_tensor(
             torch.from_numpy(np.stack([matrix.row, matrix.col]).astype(np.int64)),
             torch.from_numpy(matrix.data),
             matrix.shape,
-            device=self._device,
             check_invariants=True,
-        ).coalesce()
+        )
+        self._matrix = on_cpu.coalesce().to(self._device)
         self._ramp, self._field = self._put(spread.ramp), self._put(field)
         table, illumination = world._input_tables
         self._table, self._illumination = self._put(table), self._put(illumination)
@@ -58,7 +58,7 @@ class BatchedWorld:
         """
         rows, columns = self._slm
         amplitude = self._table[gray.to(self._device).long()] * self._illumination
-        points = torch.sparse.mm(self._matrix, amplitude.flatten(1).T).T.reshape(len(gray), *self._shape)
+        points = self._spread(amplitude.flatten(1)).reshape(len(gray), *self._shape)
         spectrum = torch.fft.fft(points * self._ramp, n=self._lengths[1])[..., :columns]
         spectrum = torch.fft.fft(spectrum, n=self._lengths[0], dim=-2)[:, :rows] * self._field
         camera = torch.fft.fft(spectrum, n=2 * rows, dim=-2)[:, : self._part[0]]
@@ -68,6 +68,9 @@ class BatchedWorld:
             power[:, None], self._grid.expand(len(gray), -1, -1, -1), align_corners=True, padding_mode="zeros"
         )
         return torch.nn.functional.avg_pool2d(fine, 2)[:, 0]
+
+    def _spread(self, amplitude: Float[Tensor, "batch pixel"]) -> Float[Tensor, "batch point"]:
+        return torch.sparse.mm(self._matrix, amplitude.T).T
 
     def _put(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -39,6 +39,7 @@ class Sensor:
     def __init__(self, geometry: Geometry, effects: Effects, truth: Truth, seed: int, bitdepth: int) -> None:
         self._geometry, self._effects, self._truth, self._seed = geometry, effects, truth, seed
         self.full_scale = 2**bitdepth - 1
+        self._dark_of: tuple[float, Float] | None = None
 
     @cached_property
     def maps(self) -> tuple[Float, Float]:
@@ -87,7 +88,7 @@ class Sensor:
             self._collect(electrons, exposure_s, window, 0)
             electrons = self._draw(electrons, noise)
         gain = np.float32((self.full_scale - effects.offset_counts) / effects.full_well_e)
-        offset = np.full((rows, 1), effects.offset_counts, np.float32)
+        offset = np.full((rows, 1), effects.offset_counts + 0.5, np.float32)  # the half is for rounding
         if effects.offset_drift_counts:
             row = np.arange(window[0], window[1]) / self._geometry.camera.shape[0]
             roll = np.sin(2 * np.pi * (start / OFFSET_PERIOD_S + 0.7 * row) + self._truth.drift_phases[0])
@@ -102,7 +103,7 @@ class Sensor:
                 part += np.multiply(np.sqrt(spread, out=spread), standard_normal(bits[first:end]), out=spread)
             part *= gain
             part += offset[first:end]
-            np.clip(np.rint(part, out=part), 0, self.full_scale, out=part)
+            np.clip(part, 0, self.full_scale, out=part)
             np.copyto(counts[first:end], part, casting="unsafe")
 
         share(convert, rows, stretch(columns))
@@ -112,12 +113,19 @@ class Sensor:
         """What the pixels collect of light and besides it, in place; `electrons` begins at the window's `first`."""
         top = window[0] + first
         part = np.s_[top : top + len(electrons), window[2] : window[3]]
-        response, hot = self.maps
         alike, no_current = self._plain
         if not alike:
-            electrons *= response[part]
+            electrons *= self.maps[0][part]
         if not no_current:
-            electrons += (hot[part] + np.float32(self._effects.dark_current_e_per_s)) * np.float32(exposure_s)
+            electrons += self._dark(exposure_s)[part]
+
+    def _dark(self, exposure_s: float) -> Float:
+        """Electrons of the dark current in each pixel of the sensor; kept for the exposure used last."""
+        known = self._dark_of
+        if known is None or known[0] != exposure_s:
+            electrons = (self.maps[1] + np.float32(self._effects.dark_current_e_per_s)) * np.float32(exposure_s)
+            self._dark_of = known = exposure_s, electrons
+        return known[1]
 
     def _draw(self, electrons: Float, noise: np.random.Generator) -> Float:
         """Photons by Poisson's law where they are few, and read noise."""

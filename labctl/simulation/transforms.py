@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,11 +43,24 @@ def stretch(length: int) -> int:
     return max(4, AT_ONCE // length)
 
 
-def share(work: Callable[[int, int], None], count: int, step: int) -> None:
-    """Call ``work(first, end)`` for stretches of `step` that make up ``range(count)``, on up to `WORKERS` threads.
+@contextmanager
+def hands() -> Iterator[None]:
+    """Threads for every `share` of the calling thread inside: to start them takes as long as a small piece of work.
 
-    The threads end before this returns. NumPy, SciPy and OpenCV release Python's lock while they compute.
+    They end with it. NumPy, SciPy and OpenCV release Python's lock while they compute.
     """
+    with ThreadPoolExecutor(max(1, WORKERS - 1), thread_name_prefix="light") as pool:
+        if WORKERS > 1:
+            pool.submit(int)  # starts the first thread now
+        _at_hand.pool = pool
+        try:
+            yield
+        finally:
+            _at_hand.pool = None
+
+
+def share(work: Callable[[int, int], None], count: int, step: int) -> None:
+    """Call ``work(first, end)`` for stretches of `step` that make up ``range(count)``, on up to `WORKERS` threads."""
     starts = iter(range(0, count, step))
 
     def run() -> None:
@@ -56,9 +71,15 @@ def share(work: Callable[[int, int], None], count: int, step: int) -> None:
     if helpers < 1:
         run()
         return
-    with ThreadPoolExecutor(helpers) as pool:
-        helping = [pool.submit(run) for _ in range(helpers)]
+    if _at_hand.pool is None:
+        with hands():
+            share(work, count, step)
+        return
+    helping = [_at_hand.pool.submit(run) for _ in range(helpers)]
+    try:
         run()
+    finally:
+        wait(helping)
     for helper in helping:
         helper.result()
 
@@ -75,6 +96,13 @@ class Room:
         if name not in self._kept or self._kept[name].size < size:
             self._kept[name] = np.empty(size, dtype)
         return self._kept[name][:size].reshape(shape)
+
+
+class _AtHand(threading.local):
+    pool: ThreadPoolExecutor | None = None
+
+
+_at_hand = _AtHand()
 
 
 def rotation(angle: float) -> NDArray[np.float64]:

@@ -34,6 +34,7 @@ from labctl.simulation.transforms import (
     Sampler,
     Spreading,
     Window,
+    hands,
     lit_box,
     phasor,
     rotation,
@@ -156,7 +157,7 @@ class World:
         shape = self._geometry.camera.shape
         window = window or (0, shape[0], 0, shape[1])
         noise = np.random.Generator(np.random.SFC64([self._seed, number]))
-        with self._rendering:
+        with self._rendering, hands():
             return self._frame(start, exposure_s, window, noise)
 
     def _frame(self, start: float, exposure_s: float, window: Window, noise: np.random.Generator) -> NDArray[np.uint16]:
