@@ -1,6 +1,6 @@
 """What a proof of pairing costs in light and space, what it does to accuracy, and how often it is wrong.
 
-    python tests/benchmarks/proof.py [--frames 1000] [--images 200] [--preset typical] [--seed 7]
+    python tests/benchmarks/proof.py [--frames 1000] [--faulty 1000] [--images 200] [--preset typical] [--seed 7]
 
 Runs on the example bench in virtual time: calibrates, deploys the example model, learns the proof, then takes frames
 without faults (false alarms) and with each fault (missed ones), scored by what the rehearsal says that it did.
@@ -240,6 +240,7 @@ def costs(bench: Bench, deployment: Deployment, proof: DotProof, spots: Spots, i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--faulty", type=int, default=1000, help="exposures with each fault")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--preset", default="typical")
     parser.add_argument("--seed", type=int, default=7)
@@ -265,7 +266,16 @@ def main() -> None:
     for faults in ((), *((fault,) for fault in HARMFUL)):
         bench, world = opened(args, *faults, records=records)
         readings = Readings()
-        tally = run(bench, world, DotProof(marks, spots), deployment, task.test, args.frames, t, readings)
+        tally = run(
+            bench,
+            world,
+            DotProof(marks, spots),
+            deployment,
+            task.test,
+            args.faulty if faults else args.frames,
+            t,
+            readings,
+        )
         bench.close()
         what = f"{faults[0].device} {faults[0].fault}" if faults else "no faults"
         say(f"{what:24s} {tally.frames} frames, {tally.struck} wrong, {tally.missed} of them missed, "
