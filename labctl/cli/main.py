@@ -83,12 +83,18 @@ def demo(
     images: Annotated[int, typer.Option(min=1, help="How many test images to capture.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Which images are drawn, and how the back end is refitted.")] = 0,
     gui: Annotated[bool, typer.Option("--gui", help="Show it in the window.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; use no device.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before using real devices.")] = False,
     json: Annotated[bool, typer.Option("--json", help="No bars; the result as JSON on standard output.")] = False,
 ) -> None:
     """Calibrate a bench, show a trained model on it, capture real images, and print what it gets right."""
     if gui:
         _open_window("--demo", "--bench", bench, "--model", model, "--images", str(images))
+        return
+    if dry_run:
+        from labctl.cli.dry import say_procedure
+
+        say_procedure(bench, "demo", {"model": model, "images": images, "seed": seed}, yes=yes, as_json=json)
         return
     from labctl.cli.demo import run_demo
 

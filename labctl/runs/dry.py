@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from labctl.bench.facts import BenchFacts
+from labctl.bench.frames import Frame
 from labctl.config.schema import BenchConfig
 from labctl.errors import LabctlError, RunError
-from labctl.procedures.messages import Measure, Procedure, Prompt, Set, Steps
+from labctl.procedures.messages import Measure, Message, Procedure, Prompt, Read, Set, Steps
 from labctl.runs.catalogue import list_runs
 from labctl.runs.engine import Engine
 from labctl.runs.events import Captured, Event
@@ -116,7 +117,7 @@ class DryRun:
 
     def _follow(self, procedure: Procedure[Any]) -> Estimate:
         standin, problems = self.standin, list[str]()
-        meter = _Meter(standin, procedure)
+        meter = _Meter(standin)
         engine = Engine(standin.bench, observer=meter.observe)
         clock_before, rendering_before = standin.clock.now(), standin.costs.rendering_s
         try:
@@ -127,7 +128,7 @@ class DryRun:
         except LabctlError as error:
             problems.append(str(error) if standin.exact else f"on an ideal bench it ends with: {error}")
         meant = int(procedure.exposures(standin.bench.facts))
-        bench_seconds = standin.clock.now() - clock_before
+        bench_seconds = max(standin.clock.now(), meter.time) - clock_before
         rendering = standin.costs.rendering_s - rendering_before
         seconds = START_S + self._as_people_wait(bench_seconds, rendering, meter)
         if problems and 0 < meter.exposures < meant:  # the rest like what was seen of it
@@ -181,31 +182,32 @@ def limits(estimates: Sequence[Estimate], config: BenchConfig, free: int) -> lis
     return found
 
 
-@dataclass
 class _Meter:
-    """Counts what goes by."""
+    """Counts what goes by, and keeps the procedure's own time beside the bench's.
 
-    standin: StandIn
-    procedure: Procedure[Any]
-    exposures: int = 0
-    slm_changes: int = 0
-    input_changes: int = 0
-    bytes: int = 0
-    shortest: float = math.inf
-    longest: float = 0.0
-    settings: int = 0
-    prompts: int = 0
-    computing_s: float = 0.0
-    driving_s: float = 0.0
-    _now: tuple[str, str] = ("", "")
-    _patterns: set[str] = field(default_factory=set)
-    _ahead_s: float = 0.0
-    _began: tuple[float, float, float] | None = None
+    The procedure computes in its time, the devices work in theirs. Who waits for the other is brought to the other's
+    time: the devices for a request, the procedure for an answer, or for frames that are taken ahead when it looks at
+    them.
+    """
+
+    def __init__(self, standin: StandIn) -> None:
+        self._clock, self._costs, self._camera = standin.clock, standin.costs, standin.camera
+        self.exposures = self.slm_changes = self.input_changes = self.bytes = self.settings = self.prompts = 0
+        self.shortest, self.longest = math.inf, 0.0
+        self.computing_s = self.driving_s = 0.0
+        self.time = self._clock.now()
+        self._since = time.perf_counter()
+        self._now = ("", "")
+        self._patterns: set[str] = set()
+        self._ready: dict[int, float] = {}
+        self._spent = 0.0
 
     def observe(self, event: Event) -> None:
+        """An observer of the engine."""
         if not isinstance(event, Captured):
             return
         frame, exposure = event.frame, event.exposure
+        self._ready[id(frame)] = self._clock.now()
         self.exposures += 1
         self.bytes += frame.data.nbytes + PER_FRAME_BYTES
         self.shortest, self.longest = min(self.shortest, frame.exposure_s), max(self.longest, frame.exposure_s)
@@ -216,30 +218,56 @@ class _Meter:
             self._patterns.add(frame.slm)
             self.bytes += exposure.slm.nbytes
 
-    def asked(self, message: Any) -> None:
+    def resumed(self) -> None:
+        """The procedure goes on."""
+        self._since = time.perf_counter()
+
+    def computed(self) -> None:
+        """The procedure has computed since then."""
+        seconds = time.perf_counter() - self._since
+        self._since += seconds
+        self.computing_s += seconds
+        self.time += seconds * self._costs.computing
+
+    def looked_at(self, frame: Frame) -> None:
+        """The procedure needs a frame that was asked for ahead."""
+        self.computed()
+        self.time = max(self.time, self._ready.get(id(frame), self.time))
+
+    def asked(self, message: Message) -> None:
         """A request goes out."""
         self.settings += isinstance(message, Set)
         self.prompts += isinstance(message, Prompt)
-        self._ahead_s = 0.0
-        self._began = None
         if isinstance(message, Measure):
-            self.standin.camera.label = message.label
-            self._began = time.perf_counter(), self.standin.costs.spent_s, self.standin.clock.now()
+            self._camera.label = message.label
+        if isinstance(message, Measure | Set | Read):
+            self._clock.sleep(self.time - self._clock.now())
+        self._since, self._spent = time.perf_counter(), self._costs.spent_s
 
-    def answered(self, message: Any) -> None:
-        """The answer is there."""
-        if self._began is None:
-            return
-        begun, spent, bench = self._began
-        self.driving_s += time.perf_counter() - begun - (self.standin.costs.spent_s - spent)
-        if message.ahead:  # the procedure computes while these exposures are made
-            self._ahead_s = self.standin.clock.now() - bench
+    def answered(self, message: Message, answer: Any) -> Any:
+        """The answer is there; what the procedure is given for it."""
+        self.driving_s += time.perf_counter() - self._since - (self._costs.spent_s - self._spent)
+        if isinstance(message, Measure) and message.ahead:
+            return _Watched(answer, self)
+        if isinstance(message, Measure | Set | Read):
+            self.time = max(self.time, self._clock.now())
+        return answer
 
-    def computed(self, seconds: float) -> None:
-        """The procedure has computed for so long."""
-        self.computing_s += seconds
-        self.standin.clock.sleep(max(0.0, seconds * self.standin.costs.computing - self._ahead_s))
-        self._ahead_s = 0.0
+
+class _Watched(Sequence[Frame]):
+    """Frames that were asked for ahead: each is waited for, on the procedure's time, when it is looked at."""
+
+    def __init__(self, frames: Sequence[Frame], meter: _Meter) -> None:
+        self._frames, self._meter = list(frames), meter
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._frames[index]
+        for frame in found if isinstance(found, list) else [found]:
+            self._meter.looked_at(frame)
+        return found
 
 
 @dataclass(frozen=True)
@@ -262,18 +290,17 @@ class _Metered:
         failure: BaseException | None = None
         try:
             while True:
-                begun = time.perf_counter()
+                self.meter.resumed()
                 try:
                     message = inner.send(answer) if failure is None else inner.throw(failure)
                 except StopIteration as stop:
                     return stop.value
                 finally:
-                    self.meter.computed(time.perf_counter() - begun)
+                    self.meter.computed()
                 failure = None
                 self.meter.asked(message)
                 try:
-                    answer = yield message
-                    self.meter.answered(message)
+                    answer = self.meter.answered(message, (yield message))
                 except Exception as error:  # the procedure's to deal with
                     failure = error
         finally:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from runs_fakes import Script
 
 from labctl.bench import open_bench
 from labctl.bench.facts import BenchFacts
+from labctl.bench.frames import Frame
 from labctl.bench.records import CalibrationRecord, save_record
 from labctl.clock import DrivenClock
 from labctl.config.load import parse_bench
@@ -21,6 +23,7 @@ from labctl.errors import CalibrationError
 from labctl.procedures.calibrations import Dark, FourierCentre
 from labctl.procedures.messages import Exposure, Log, Measure, Prompt, Set, Steps
 from labctl.runs import dry
+from labctl.runs import standin as standin_module
 from labctl.runs.dry import DryRun, Estimate, free_bytes, known_facts, limits
 from labctl.runs.engine import Engine
 from labctl.runs.standin import RENDERED, StandIn, stand_in
@@ -228,22 +231,46 @@ def test_a_failing_procedure_gets_to_clean_up(standing: Callable[..., StandIn]) 
     assert cleaned[1:] == ["finally"]
 
 
-def test_computing_counts_but_not_beside_exposures_taken_ahead(standing: Callable[..., StandIn]) -> None:
-    config = bench_file()
+@pytest.mark.parametrize(
+    ("ahead", "waited"),
+    [
+        (False, 1.0 + 0.5 + 1.0 + 0.5),  # exposing and computing take turns
+        # Each frame is computed on while the next ones are exposed; the last two are read out at the end.
+        (True, 1.0 + 1.0 + 2 * 0.05),
+    ],
+)
+def test_who_computes_while_others_expose_waits_less(
+    standing: Callable[..., StandIn], monkeypatch: pytest.MonkeyPatch, ahead: bool, waited: float
+) -> None:
+    config = bench_file(settle_ms=0, readout_ms=0)
     simulation = config.simulation.model_copy(update={"clock": "real"})  # type: ignore[union-attr]
     standin = standing(config.model_copy(update={"simulation": simulation}))
-    meter = dry._Meter(standin, Dark())
-    before = standin.clock.now()
-    meter.computed(1.5)
-    assert standin.clock.now() - before == pytest.approx(1.5)
-    for ahead, waited in ((False, 2.0), (True, 1.0)):
-        message = Measure([], ahead=ahead)
-        meter.asked(message)
-        standin.clock.sleep(1.0)  # the exposures
-        meter.answered(message)
-        before = standin.clock.now()
-        meter.computed(2.0)
-        assert standin.clock.now() - before == pytest.approx(waited)
+    standin.costs.rendering = 0.0
+    wall = DrivenClock()
+    monkeypatch.setattr(dry, "time", SimpleNamespace(perf_counter=wall.now))
+    monkeypatch.setattr(standin_module, "time", SimpleNamespace(perf_counter=wall.now))
+
+    def asked() -> Measure:
+        return Measure([Exposure(None, None, 0.1) for _ in range(10)], "images", ahead=ahead)
+
+    def compute(frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            assert frame.data.shape == (32, 40)
+            wall.sleep(0.05)
+
+    def in_turns(_: BenchFacts) -> Steps[None]:
+        compute((yield asked()))
+        compute((yield asked()))
+
+    def at_once(_: BenchFacts) -> Steps[None]:
+        first = yield asked()
+        second = yield asked()
+        compute(first)
+        compute(second)
+
+    said = DryRun(standin, config).follow(Script(at_once if ahead else in_turns, 20))
+    assert said.problems == ()
+    assert said.bench_seconds == pytest.approx(waited, abs=1e-6)
 
 
 # -- benches with real devices ----------------------------------------------------------------------------------------
