@@ -14,7 +14,8 @@ from scipy.special import ndtri
 
 from labctl.optics.geometry import Geometry
 from labctl.simulation.effects import Effects, Truth
-from labctl.simulation.transforms import Float, Window, camera_to_metres, share, stretch
+from labctl.simulation.hands import share, stretch
+from labctl.simulation.transforms import Float, Window, camera_to_metres
 
 OFFSET_PERIOD_S = 1800.0
 NORMAL_FROM_E = 2.0

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,14 +15,13 @@ from scipy.fft import fft, fft2, ifft2, ifftshift, next_fast_len
 from scipy.special import i0
 
 from labctl.optics.geometry import Geometry
+from labctl.simulation import hands
 from labctl.simulation.effects import Truth
+from labctl.simulation.hands import Room, share, stretch
 
 Float = NDArray[np.float32]
 Complex = NDArray[np.complex64]
 Window = tuple[int, int, int, int]
-WORKERS = min(8, os.cpu_count() or 1)
-AT_ONCE = 2**16
-"""Numbers that one thread works on at a time: they stay in its core's cache from step to step."""
 OVERSAMPLING = 1.25
 """Fine grid of the non-uniform FFT, relative to the SLM's pixels."""
 KERNEL_WIDTH = 8
@@ -36,73 +31,6 @@ BOX = 32
 """Panel pixels in one block of the panel that is either spread or left out because it is black."""
 BOXES = 24
 """Lit parts of the panel for which the matrix is kept."""
-
-
-def stretch(length: int) -> int:
-    """How many rows (columns) of so many numbers are worked on at a time."""
-    return max(4, AT_ONCE // length)
-
-
-@contextmanager
-def hands() -> Iterator[None]:
-    """Threads for every `share` of the calling thread inside: to start them takes as long as a small piece of work.
-
-    They end with it. NumPy, SciPy and OpenCV release Python's lock while they compute.
-    """
-    with ThreadPoolExecutor(max(1, WORKERS - 1), thread_name_prefix="light") as pool:
-        if WORKERS > 1:
-            pool.submit(int)  # starts the first thread now
-        _at_hand.pool = pool
-        try:
-            yield
-        finally:
-            _at_hand.pool = None
-
-
-def share(work: Callable[[int, int], None], count: int, step: int) -> None:
-    """Call ``work(first, end)`` for stretches of `step` that make up ``range(count)``, on up to `WORKERS` threads."""
-    starts = iter(range(0, count, step))
-
-    def run() -> None:
-        for first in starts:
-            work(first, min(first + step, count))
-
-    helpers = min(WORKERS, -(-count // step)) - 1
-    if helpers < 1:
-        run()
-        return
-    if _at_hand.pool is None:
-        with hands():
-            share(work, count, step)
-        return
-    helping = [_at_hand.pool.submit(run) for _ in range(helpers)]
-    try:
-        run()
-    finally:
-        wait(helping)
-    for helper in helping:
-        helper.result()
-
-
-class Room:
-    """Arrays that are kept from frame to frame: new memory costs as much as a transform."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, NDArray[Any]] = {}
-
-    def __call__(self, name: str, shape: tuple[int, int], dtype: type) -> NDArray[Any]:
-        """An array of any content; the last one of this name is no longer to be used."""
-        size = shape[0] * shape[1]
-        if name not in self._kept or self._kept[name].size < size:
-            self._kept[name] = np.empty(size, dtype)
-        return self._kept[name][:size].reshape(shape)
-
-
-class _AtHand(threading.local):
-    pool: ThreadPoolExecutor | None = None
-
-
-_at_hand = _AtHand()
 
 
 def rotation(angle: float) -> NDArray[np.float64]:
@@ -178,7 +106,7 @@ class Spreading:
         """A part of the grid, the rest of which is zero, to the columns of the SLM [grid row, column]."""
         grid = np.zeros((len(points), self.lengths[1]), np.complex64)
         grid[:, place[2] : place[3]] = points
-        return np.asarray(fft(grid, axis=1, workers=WORKERS, overwrite_x=True)[:, : self.factor.shape[1]])
+        return np.asarray(fft(grid, axis=1, workers=hands.WORKERS, overwrite_x=True)[:, : self.factor.shape[1]])
 
     def down(self, lines: Complex, place: Window) -> Complex:
         """Some columns of what `across` gives to the SLM's rows.
@@ -272,15 +200,15 @@ def transfer_function(field: Complex) -> Complex:
     mean transmission at zero frequency, which is the first element.
     """
     rows, columns = field.shape
-    response = fft2(field, s=(2 * rows, 2 * columns), workers=WORKERS)
-    transfer = fft2(response.real**2 + response.imag**2, workers=WORKERS)
+    response = fft2(field, s=(2 * rows, 2 * columns), workers=hands.WORKERS)
+    transfer = fft2(response.real**2 + response.imag**2, workers=hands.WORKERS)
     return np.asarray(transfer * (float((np.abs(field) ** 2).mean()) / transfer[0, 0].real), np.complex64)
 
 
 def shift_invariant(spectrum: Complex, transfer: Complex) -> Float:
     """Intensity of the camera plane [row, column], inverted by the lens, from the spectrum of squared amplitudes."""
     count = transfer.size
-    return np.asarray(ifft2(ifftshift(spectrum).conj() * transfer, workers=WORKERS).real * count, np.float32)
+    return np.asarray(ifft2(ifftshift(spectrum).conj() * transfer, workers=hands.WORKERS).real * count, np.float32)
 
 
 def lit_box(panel: NDArray[Any]) -> Window:

@@ -4,7 +4,8 @@ Method. The optical frame is the SLM's. Square panel pixels, moved and turned by
 onto a fine grid and transformed to the SLM's pixels (a non-uniform FFT of type 1 with a Kaiser-Bessel kernel:
 Dutt and Rokhlin 1993; Greengard and Lee 2004), so that no interpolation of the spectrum is needed whatever the ratio
 of pitches. The SLM's delivered field multiplies it. A second FFT, oversampled by 2 so that intensity is not aliased and
-pruned to the window that is read, gives the camera plane, which an affine map with pixel integration brings to counts.
+pruned to the window that is read, gives the camera plane, which an affine map with pixel integration brings to the
+camera's pixels; `labctl.simulation.camera` makes counts of it. The work is cut up as `labctl.simulation.hands` says.
 
 Noise is a function of the seed and the exposure's number, not of what ran before.
 """
@@ -26,15 +27,14 @@ from labctl.optics.geometry import Geometry, Plane
 from labctl.optics.zernike import zernike
 from labctl.simulation.camera import Sensor
 from labctl.simulation.effects import Effects, Truth
+from labctl.simulation.hands import Room, hands
 from labctl.simulation.history import History, steady
 from labctl.simulation.transforms import (
     Complex,
     Float,
-    Room,
     Sampler,
     Spreading,
     Window,
-    hands,
     lit_box,
     phasor,
     rotation,

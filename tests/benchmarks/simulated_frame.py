@@ -30,7 +30,7 @@ import scipy.fft
 from labctl.clock import DrivenClock
 from labctl.optics.geometry import Geometry, Plane
 from labctl.simulation.effects import PRESETS
-from labctl.simulation.transforms import WORKERS
+from labctl.simulation.hands import WORKERS
 from labctl.simulation.world import World
 
 Window = tuple[int, int, int, int]

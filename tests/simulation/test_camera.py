@@ -11,9 +11,10 @@ from scipy import stats
 
 from labctl.clock import DrivenClock
 from labctl.optics.geometry import Geometry, Plane
-from labctl.simulation import camera, transforms
+from labctl.simulation import camera, hands
 from labctl.simulation.effects import PRESETS, Effects, Truth
-from labctl.simulation.transforms import Sampler, Window, share
+from labctl.simulation.hands import share
+from labctl.simulation.transforms import Sampler, Window
 from labctl.simulation.world import World
 
 
@@ -63,8 +64,8 @@ def test_frames_do_not_depend_on_how_work_is_shared(preset: str, monkeypatch: py
     """One thread or three: the same counts, bit for bit. Long stretches or short: but for rounding."""
     frames = []
     for workers, at_once in ((1, 2**16), (3, 2**16), (8, 2**16), (3, 2**12), (1, 2**24)):
-        monkeypatch.setattr(transforms, "WORKERS", workers)
-        monkeypatch.setattr(transforms, "AT_ONCE", at_once)
+        monkeypatch.setattr(hands, "WORKERS", workers)
+        monkeypatch.setattr(hands, "AT_ONCE", at_once)
         world = World(GEOMETRY, dataclasses.replace(PRESETS[preset], flux_e_per_s=1e8), seed=2, clock=DrivenClock())
         world.show_slm(np.random.default_rng(0).integers(0, 256, (256, 240)).astype(np.uint8))
         picture = np.zeros((96, 96), np.uint8)
