@@ -20,7 +20,7 @@ from labctl.runs.lock import is_held
 from labctl.runs.recorded import RecordedRun, open_run
 
 log = logging.getLogger(__name__)
-OUTCOMES = ("done", "stopped", "aborted", "failed", "cut off", "running", "damaged")
+OUTCOMES = ("done", "aborted", "failed", "cut off", "running", "damaged")
 NOT_SETTLED = ("running", "damaged")
 """Never taken from the index."""
 
