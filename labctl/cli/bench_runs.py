@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from labctl.cli.console import console, output
+from labctl.cli.dry import say_procedure
 from labctl.cli.session import opened, perform
 
 BenchName = Annotated[str, typer.Argument(help="Bench, by name or file.")]
@@ -17,11 +18,15 @@ Model = Annotated[str, typer.Argument(help="Model bundle, by name or folder.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before using real devices.")]
 AsJson = Annotated[bool, typer.Option("--json", help="No bars; the result as JSON on standard output.")]
 EncoderName = Annotated[str, typer.Option(help="double-phase, off-axis or phase-only.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take; use no device, write nothing.")]
 Ceiling = Annotated[float, typer.Option(min=0.05, max=1.0, help="Modulus shown as full depth, of the largest.")]
 
 
-def calibrate(bench: BenchName = "sim-4f", yes: Yes = False, json: AsJson = False) -> None:
+def calibrate(bench: BenchName = "sim-4f", dry_run: DryRun = False, yes: Yes = False, json: AsJson = False) -> None:
     """Measure dark frame, camera gain, registration and Fourier centre, and keep the records."""
+    if dry_run:
+        say_procedure(bench, "calibrate", {}, yes=yes, as_json=json)
+        return
     with opened(bench, yes=yes) as (device_bench, config, workspace):
         from labctl.runs.offers import prepare
 
@@ -103,20 +108,25 @@ def evaluate(
     encoder: EncoderName = "double-phase",
     ceiling: Ceiling = 0.8,
     uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Trust the bench file alone.")] = False,
+    proof: Annotated[bool, typer.Option("--proof", help="Each frame must prove its patterns by a code.")] = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
     """Show a model on a bench as it is calibrated now, and count its right answers on test images."""
+    wanted = {
+        "model": model, "images": images, "seed": seed, "encoder": encoder, "ceiling": ceiling,
+        "calibrated": not uncalibrated,
+    }  # fmt: skip
+    if dry_run:
+        say_procedure(bench, "evaluate", wanted, yes=yes, as_json=json)
+        return
     with opened(bench, yes=yes) as (device_bench, config, workspace):
         with console.status("loading the model and the images"):
             from labctl.runs.offers import prepare
 
-            wanted = {
-                "model": model, "images": images, "seed": seed, "encoder": encoder, "ceiling": ceiling,
-                "calibrated": not uncalibrated,
-            }  # fmt: skip
             prepared = prepare("evaluate", wanted, workspace, config)
-        outcome = perform(prepared, device_bench, workspace, quiet=json)
+        outcome = perform(prepared, device_bench, workspace, quiet=json, proof=proof)
     row = outcome.result.arm.row()
     tile_r = [float(r) for r in outcome.result.tile_r if r == r]
     if json:

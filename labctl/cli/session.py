@@ -106,8 +106,11 @@ def perform(
     workspace: Workspace,
     *,
     quiet: bool,
+    proof: bool = False,
 ) -> Outcome[Any]:
     """Run a prepared procedure with a progress bar; Ctrl-C stops it at a frame, a second one at once.
+
+    With `proof`, every frame must show a code that says which patterns made it, or is taken again.
 
     Raises
     ------
@@ -116,7 +119,11 @@ def perform(
     from labctl.runs.session import execute
 
     with watched(bench, workspace.runs, quiet=quiet) as engine:
-        return execute(
+        if proof:
+            from labctl.runs.proving import prove
+
+            prove(engine, prepared.procedure, provenance=prepared.provenance)
+        outcome = execute(
             prepared.procedure,
             bench,
             runs_dir=workspace.runs,
@@ -124,3 +131,7 @@ def perform(
             provenance=prepared.provenance,
             engine=engine,
         )
+        if proof and not quiet:
+            seen = engine.snapshot()
+            console.print(f"proof of pairing: {seen.mismatches} of {seen.captured} frames had to be taken again for it")
+        return outcome

@@ -42,8 +42,8 @@ SHARDS = 10
 class NamedLight:
     """A world whose frames say which patterns were shown: [SLM, input, mark, code, moved, mixed], in two rows.
 
-    Moved: not all of the exposure was of these patterns, settled. Mixed: a fifth or more was not; mark and code cannot then
-    be read, as dots that are neither on nor off.
+    Moved: not all of the exposure was of these patterns, settled. Mixed: a fifth or more was not; then mark and code
+    cannot be read, as dots that are neither on nor off.
     """
 
     def __init__(self, clock: DrivenClock, settle_s: tuple[float, float]) -> None:
