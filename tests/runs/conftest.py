@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,11 +13,20 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's import mode leaves helper modules to be found by ourselves
 
 from runs_fakes import Rig
+from small_lab import SmallLab
 
 
 @pytest.fixture
 def rig() -> Rig:
     return Rig()
+
+
+@pytest.fixture(scope="session")
+def small_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLab]:
+    """Its bench, model, calibrations and two runs stay as they are; replays may be added to its runs."""
+    made = SmallLab(tmp_path_factory.mktemp("lab"))
+    yield made
+    shutil.rmtree(made.workspace.root)
 
 
 @pytest.fixture

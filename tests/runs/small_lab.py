@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from labctl.bench import open_bench
+from labctl.bench.facts import BenchFacts
+from labctl.config.load import load_bench
 from labctl.learning.bundle import load_bundle, save_bundle
 from labctl.learning.recipe import parse_recipe
+from labctl.runs.offers import prepare
+from labctl.runs.recorded import RecordedRun, open_run
+from labctl.runs.session import execute
 from labctl.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,3 +72,37 @@ def make_lab(root: Path) -> Workspace:
         root / "models" / "tiny", recipe_text=RECIPE, student=student, teacher=teacher, metrics=metrics, card="# tiny\n"
     )
     return Workspace(root)
+
+
+EVALUATE = {"model": "tiny", "images": 8, "train": 12}
+
+
+class SmallLab:
+    """A lab that has calibrated its bench and evaluated its model, each on a bench opened for it.
+
+    Attributes
+    ----------
+    workspace, config
+    facts : what the bench knew of itself when each run began, by procedure
+    runs : the runs, by procedure
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.workspace = make_lab(root)
+        self.config = load_bench("small", self.workspace)
+        self.facts: dict[str, BenchFacts] = {}
+        self.runs: dict[str, RecordedRun] = {}
+        work: tuple[tuple[str, dict[str, Any]], ...] = (("calibrate", {}), ("evaluate", EVALUATE))
+        for name, parameters in work:
+            bench = open_bench(self.config, calibration_dir=self.workspace.calibration)
+            try:
+                made = prepare(name, parameters, self.workspace, self.config)
+                self.facts[name] = bench.facts
+                outcome = execute(
+                    made.procedure, bench, runs_dir=self.workspace.runs, calibration_dir=self.workspace.calibration,
+                    provenance=made.provenance,
+                )  # fmt: skip
+            finally:
+                bench.close()
+            if outcome.folder is not None:
+                self.runs[name] = open_run(outcome.folder)

@@ -262,6 +262,16 @@ def test_an_abort_at_a_prompt_is_not_chosen_again_on_resuming(record: Callable[.
         assert [past.choice("block the beam") for _ in range(2)] == ["continue", None]
 
 
+def test_what_was_read_while_a_run_was_being_ended_is_no_answer(record: Callable[..., RecordedRun]) -> None:
+    recorded = record(Pairs())
+    with (recorded.path / "events.jsonl").open("a", encoding="utf-8") as log:
+        for kind, value in (("read", 1), ("ending", None), ("read", 2), ("resumed", None), ("read", 3)):
+            line = {"kind": kind, "instrument": "meter", "setting": "power", "value": value}
+            log.write(json.dumps(line) + "\n")
+    with Past(recorded) as past:
+        assert [past.reading("meter", "power")[1] for _ in range(2)] == [1, 3]
+
+
 def test_a_run_without_frames_has_none(record: Callable[..., RecordedRun]) -> None:
     def body(facts: BenchFacts) -> Steps[Any]:
         return (yield Read("laser", "power"))
