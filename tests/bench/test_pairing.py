@@ -8,6 +8,7 @@ still. So a million exposures take minutes, and every wrong pair is seen.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -95,11 +96,14 @@ def number_in(gray: np.ndarray) -> int:
 
 @dataclass
 class NamedPanel:
-    """A panel that changes `latency_s` after it was told to, or later where `late_s` says so, once."""
+    """A panel that changes up to `latency_s` after it was told to, or `late_s` later still; it may say when."""
 
     show_in_world: Callable[..., None]
     latency_s: float
     rng: np.random.Generator
+    clock: DrivenClock
+    tells: bool = False
+    shown_at: float = -math.inf
     late_rate: float = 0.0
     late_s: float = 0.0
     name: str = "panel"
@@ -109,7 +113,10 @@ class NamedPanel:
 
     def show(self, gray: np.ndarray) -> None:
         late = self.late_rate and self.rng.random() < self.late_rate
-        self.show_in_world(gray, latency_s=self.latency_s * self.rng.random() + (self.late_s if late else 0.0))
+        delay_s = self.latency_s * self.rng.random() + (self.late_s if late else 0.0)
+        if self.tells:
+            self.shown_at = max(self.shown_at, self.clock.now() + delay_s)
+        self.show_in_world(gray, latency_s=delay_s)
 
     def blank(self) -> None:
         self.show(np.zeros(SHAPE, np.uint8))
@@ -134,6 +141,7 @@ class Scenario:
     input_settle: float
     faults: dict[str, float] = field(default_factory=dict)
     late_rate: float = 0.0
+    tells: bool = False
 
     @staticmethod
     def draw(rng: np.random.Generator) -> Scenario:
@@ -163,7 +171,7 @@ class Rig:
         self.world = NamedLight(self.clock, (settle_s[0] - latency_s[0], settle_s[1] - latency_s[1]))
         late_s = 3 * scenario.slm_settle / 1e3 + 0.05
         panels = [
-            NamedPanel(show, delay, rng, scenario.late_rate, late_s)
+            NamedPanel(show, delay, rng, self.clock, scenario.tells, late_rate=scenario.late_rate, late_s=late_s)
             for show, delay in zip((self.world.show_slm, self.world.show_input), latency_s, strict=True)
         ]
         camera = SimulatedCamera(
@@ -349,6 +357,18 @@ def test_no_wrong_pair_in_a_million_exposures(shard: int, capsys: pytest.Capture
         sys.stdout.write(f"\nshard {shard}: {wrong} wrong pairs in {done} frames ({faults} faults): {kinds}\n")
     assert wrong == 0
     assert done >= MANY // SHARDS
+
+
+def test_a_panel_that_says_when_it_swapped_may_be_late() -> None:
+    """As the display driver does: its time counts, and settling begins then."""
+    judged = 0
+    for number in range(20):
+        rng = np.random.default_rng([9, number])
+        rig = Rig(replace(Scenario.draw(rng), late_rate=0.2, tells=True), rng)
+        assert rig.one_by_one(50) == 0
+        assert rig.as_a_run_does(50)[0] == 0
+        judged += rig.judged
+    assert judged > 1900
 
 
 class NamedProof:
