@@ -10,6 +10,7 @@ import typer
 from labctl.cli.runs_again import repeat, replay, resume
 from labctl.cli.runs_export import export
 from labctl.cli.runs_labels import index, note, tag
+from labctl.cli.runs_store import compact, verify
 from labctl.cli.runs_where import RunId, RunsDir, folder_of
 from labctl.errors import LabctlError
 
@@ -18,6 +19,8 @@ app.command()(tag)
 app.command()(note)
 app.command()(index)
 app.command()(export)
+app.command()(verify)
+app.command()(compact)
 app.command()(resume)
 app.command()(replay)
 app.command()(repeat)

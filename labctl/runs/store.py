@@ -122,6 +122,7 @@ class RunFolder:
         self.path = path
         self._keep_input = keep_input_patterns
         self._saved_before = 0
+        self._refused: RunError | None = None
         self._frames: FrameFile | None = None
         self._events: TextIO | None = None
         self._frames_lock, self._events_lock = threading.RLock(), threading.Lock()
@@ -189,8 +190,11 @@ class RunFolder:
         Raises
         ------
         RunError
-            If it cannot be saved; the frames before it stay readable.
+            If it cannot be saved; the frames before it stay readable, and no further one is taken: what room is left
+            is for the run's last words.
         """
+        if self._refused is not None:
+            raise RunError(str(self._refused))
         patterns = {"slm": exposure.slm, "input": exposure.input if self._keep_input else None}
         try:
             with self._frames_lock:
@@ -200,7 +204,8 @@ class RunFolder:
         except (OSError, RuntimeError) as error:
             (self.path / BALLAST).unlink(missing_ok=True)
             what = f"frame {self.saved} could not be saved; the {self.saved} before it are in {self.path}"
-            raise refusal(f"run {self.id}: {what}", error) from error
+            self._refused = refusal(f"run {self.id}: {what}", error)
+            raise self._refused from error
 
     def event(self, kind: str, **values: Any) -> None:
         """Append one line to ``events.jsonl``.

@@ -1,14 +1,22 @@
-"""Runs for ever and says how many frames are saved, until it is killed. Arguments: the runs folder."""
+"""Runs for ever and says how many frames are saved, until it is killed.
+
+killed_run.py RUNS      runs in the folder RUNS and writes the count, a line for each frame
+killed_run.py --fork    for each line "RUNS SECONDS" on standard input: runs in a process of its own, kills that with
+                        SIGKILL so long after its run folder was made, and answers with the count. POSIX
+"""
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 from pathlib import Path
 
 from runs_fakes import Pairs, Rig
 
 from labctl.runs.engine import Engine
-from labctl.runs.events import Captured, Event
+from labctl.runs.events import Captured, Event, RunStarted
 from labctl.runs.store import RunStore
 
 
@@ -18,5 +26,43 @@ def tell(event: Event) -> None:
         sys.stdout.flush()
 
 
+def run_for_ever(runs: Path, observer: object) -> None:
+    Engine(Rig().bench, observer=observer, store=RunStore(runs)).run(Pairs(batches=100_000))
+
+
+def run_and_kill(runs: Path, seconds: float) -> int:
+    """How many frames the run had reported when it was killed."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+
+        def report(event: Event) -> None:
+            if isinstance(event, Captured):
+                os.write(writing, b".")
+            elif isinstance(event, RunStarted):
+                os.write(writing, b"!")
+
+        try:
+            run_for_ever(runs, report)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    os.read(reading, 1)
+    select.select([], [], [], seconds)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    told = 0
+    while block := os.read(reading, 2**16):
+        told += block.count(b".")
+    os.close(reading)
+    return told
+
+
 if __name__ == "__main__":
-    Engine(Rig().bench, observer=tell, store=RunStore(Path(sys.argv[1]))).run(Pairs(batches=100_000))
+    if sys.argv[1] == "--fork":
+        for line in sys.stdin:
+            folder, moment = line.rsplit(maxsplit=1)
+            sys.stdout.write(f"{run_and_kill(Path(folder), float(moment))}\n")
+            sys.stdout.flush()
+    else:
+        run_for_ever(Path(sys.argv[1]), tell)
