@@ -1,6 +1,6 @@
 """What a proof of pairing costs in light and space, what it does to accuracy, and how often it is wrong.
 
-    python tests/benchmarks/proof.py [--frames 1000] [--faulty 1000] [--images 200] [--preset typical] [--seed 7]
+    python tests/benchmarks/proof.py [--frames 1000] [--faulty 1000] [--only torn] [--images 200] [--preset typical]
 
 Runs on the example bench in virtual time: calibrates, deploys the example model, learns the proof, then takes frames
 without faults (false alarms) and with each fault (missed ones), scored by what the rehearsal says that it did.
@@ -241,6 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=1000)
     parser.add_argument("--faulty", type=int, default=1000, help="exposures with each fault")
+    parser.add_argument("--only", default="", help="faults whose name contains this")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--preset", default="typical")
     parser.add_argument("--seed", type=int, default=7)
@@ -263,7 +264,8 @@ def main() -> None:
         f"{np.nanmean(with_proof[:, 0], 0).min():.4f} worst; light in the tiles "
         f"{with_proof[:, 1].mean() / without[:, 1].mean():.4f} times")  # fmt: skip
     bench.close()
-    for faults in ((), *((fault,) for fault in HARMFUL)):
+    chosen = [(fault,) for fault in HARMFUL if args.faulty and args.only in fault.fault]
+    for faults in ((), *chosen):
         bench, world = opened(args, *faults, records=records)
         readings = Readings()
         tally = run(
