@@ -12,6 +12,8 @@ from labctl.cli.runs_where import RunId, RunsDir, folder_of
 from labctl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from labctl.runs.engine import Engine
+    from labctl.runs.offers import Prepared
     from labctl.runs.recorded import RecordedRun
     from labctl.runs.session import Outcome
 
@@ -49,6 +51,8 @@ def resume(
         opened_as(config, workspace, yes=yes) as bench,
         watched(bench, recorded.path.parent, quiet=json) as engine,
     ):
+        again.as_it_was(recorded, bench)
+        _prove_too(recorded, prepared, engine)
         outcome = again.resume(recorded, prepared, engine, calibration_dir=workspace.calibration)
     _show(outcome, json=json, resumed_from=recorded.outcome)
 
@@ -124,6 +128,7 @@ def repeat(
         for line in changed:
             _tell(line)
         with watched(bench, recorded.path.parent, quiet=json) as engine:
+            _prove_too(recorded, prepared, engine)
             outcome = execute(
                 prepared.procedure, bench, runs_dir=recorded.path.parent, calibration_dir=workspace.calibration,
                 provenance={**prepared.provenance, "repeat_of": recorded.id, "changed": changed}, engine=engine,
@@ -132,6 +137,16 @@ def repeat(
     if recorded.outcome == "done" and outcome.folder is not None:
         found["differences"] = differences(recorded.result, open_run(outcome.folder).result)
     _show(outcome, json=json, **found)
+
+
+def _prove_too(recorded: RecordedRun, prepared: Prepared, engine: Engine) -> None:
+    """Learn a proof of pairing first, if the recorded run had one."""
+    from labctl.runs.again import had_proof
+
+    if had_proof(recorded):
+        from labctl.runs.proving import prove
+
+        prove(engine, prepared.procedure, provenance=prepared.provenance)
 
 
 def _recorded(run: str, runs: Any) -> RecordedRun:

@@ -135,6 +135,8 @@ def resume(recorded: RecordedRun, prepared: Prepared, engine: Engine, *, calibra
     """
     may_resume(recorded)
     as_it_was(recorded, engine.bench)
+    if had_proof(recorded) and engine.proof is None:
+        raise RunError(f"run {recorded.id} asked a proof of pairing of its frames: learn one before it is resumed")
     with Past(recorded, "live") as past:
         return execute(
             prepared.procedure,
@@ -145,6 +147,14 @@ def resume(recorded: RecordedRun, prepared: Prepared, engine: Engine, *, calibra
             past=past,
             folder=RunFolder.reopen(recorded.path),
         )
+
+
+def had_proof(recorded: RecordedRun) -> bool:
+    """Whether a run asked a proof of pairing of its frames; its patterns then had marks that others have not."""
+    if not (recorded.path / "frames.h5").exists():
+        return False
+    table = recorded.frame_table
+    return "proof" in (table.dtype.names or ()) and bool((table["proof"] >= 0).any())
 
 
 def changes_since(recorded: RecordedRun, prepared: Prepared, facts: BenchFacts) -> list[str]:

@@ -101,11 +101,20 @@ def unequal(root: Path, whole: Path) -> list[str]:
             found.append(f"{name} is not done")
             continue
         found += [f"{name}: {line}" for line in differences(other.result, one.result)]
-        if [f.data.tobytes() for f in one.frames(check=True)] != [f.data.tobytes() for f in other.frames()]:
+        if frames_of(one) != frames_of(other):
             found.append(f"{name}: the frames differ")
         if one.frame_count != other.frame_count:
             found.append(f"{name}: {one.frame_count} frames, not {other.frame_count}")
     return found
+
+
+def frames_of(run: RecordedRun) -> list[Any]:
+    """What there is to know of every frame; NaN, which equals nothing, as text."""
+    return [
+        (f.data.tobytes(), f.number, f.started, f.ended, f.exposure_s, f.origin, f.tag, f.slm, f.input, f.slm_before,
+         repr((f.shown_slm, f.shown_input, f.repeats)))
+        for f in run.frames(check=True)
+    ]  # fmt: skip
 
 
 def main(folder: Path, moments: int, seed: int) -> None:

@@ -17,7 +17,9 @@ from runs_fakes import Counted, Pairs, Rig, Script, gray
 from small_lab import EVALUATE, SmallLab
 
 from labctl.bench import open_bench
+from labctl.bench.bench import token
 from labctl.bench.facts import BenchFacts
+from labctl.bench.frames import Frame
 from labctl.bench.records import CalibrationRecord, load_records, save_record
 from labctl.cli.main import run as labctl
 from labctl.config.load import load_bench
@@ -27,6 +29,7 @@ from labctl.runs.again import (
     changes_since,
     config_of,
     config_to_use,
+    had_proof,
     keep_what_was_learned,
     may_resume,
     resume,
@@ -230,6 +233,19 @@ def test_what_is_not_to_be_resumed_says_why(rig: Rig, runs_dir: Path) -> None:
     (replayed,) = (open_run(path.parent) for path in runs_dir.glob("*/run.json") if "replay_of" in path.read_text())
     with pytest.raises(RunError, match="is a replay, with no bench to go on with"):
         may_resume(replayed)
+
+
+def test_a_run_with_a_proof_of_pairing_is_not_resumed_without_one(rig: Rig, runs_dir: Path, tmp_path: Path) -> None:
+    for proof, had in ((-1, False), (0, True)):
+        with RunStore(runs_dir).create(Pairs(), rig.bench) as folder:
+            shown = Exposure(gray(1), gray(1), tag={"pair": [1, 1]})
+            frame = Frame(gray(17), 0, 0.0, 0.005, 0.005, token(gray(1)), token(gray(1)), tag={}, proof=proof)
+            folder.write_frame(frame, shown)
+        recorded = open_run(folder.path)
+        assert had_proof(recorded) == had
+    with pytest.raises(RunError, match="asked a proof of pairing of its frames: learn one before it is resumed"):
+        go_on(recorded, Rig(), Pairs(), tmp_path)
+    assert open_run(recorded.path).outcome == "cut off"
 
 
 def test_records_that_were_not_saved_any_more_are_saved_later(rig: Rig, runs_dir: Path, tmp_path: Path) -> None:
