@@ -14,6 +14,7 @@ from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame, Taking
 from labctl.bench.guardian import Guardian
 from labctl.bench.interlocks import LIGHTS, Interlocks
+from labctl.bench.leaving import Caller, PatientCalls, make_safe, release
 from labctl.bench.panels import Gray, Panels, token
 from labctl.bench.records import CalibrationRecord
 from labctl.bench.takings import Takings
@@ -25,6 +26,8 @@ from labctl.errors import DeviceError, SafetyError
 
 __all__ = ["Bench", "Gray", "token"]
 log = logging.getLogger(__name__)
+OPENING_S = 30.0
+"""How long a device may take to be opened again, unless the run is aborted meanwhile, real seconds."""
 
 
 class Bench:
@@ -66,7 +69,7 @@ class Bench:
     ) -> None:
         self.facts = facts
         self.clock = clock
-        self.calls = Calls()
+        self.calls = Calls(came_back=self._came_back)
         self.recovery = recovery or RecoverySection()
         self._reopeners, self._timeout_s = dict(reopeners or {}), timeout_s
         self._panels = Panels(slm, input, facts=facts, calls=self.calls, clock=clock)
@@ -231,16 +234,15 @@ class Bench:
         device = self._name(device)
         if device not in self._reopeners:
             return
-        fresh = self.calls(device, self._reopeners[device], may_take_s=30.0)
+        fresh = self.calls(device, self._reopeners[device], patient_s=OPENING_S)
         if device == "camera":
             self._camera.renew(fresh)
         elif device in ("slm", "input"):
             self._panels.renew(device, fresh)
         else:
             self._instruments[device] = fresh
-            for (name, setting), value in self._settings.items():
-                if name == device:
-                    self.calls(name, partial(fresh.set, setting, value))
+            for setting, value in self._interlocks.in_order(device, self._settings):
+                self.calls(device, partial(fresh.set, setting, value))
 
     def take_up(
         self,
@@ -314,42 +316,60 @@ class Bench:
         return self._camera.soundness.reading(name, setting, self.calls(name, lambda: device.read(setting)))
 
     def make_safe(self) -> list[str]:
-        """Laser off, shutter closed, SLM and input blank. Tries everything; returns what failed, one line each."""
-        failures = []
+        """Laser off, shutter closed, SLM and input blank. Tries everything; returns what failed, one line each.
+
+        What fails is tried again as `recovery` says, also where a run was aborted: light is not left on for one failed
+        call.
+        """
         try:
             self.discard()
         except DeviceError as error:  # the camera cannot harm
             log.debug("%s", error)
-        for what, action in self._safe_actions():
-            try:
-                self.calls(what, action)
-            except Exception as error:  # a dead device must not keep the others from being made safe
-                line = str(error)
-                failures.append(line if line.startswith(f"{what}: ") else f"{what}: {line}")
-                log.warning("making the bench safe, %s", failures[-1])
+        return self._made_safe(self.calls)
+
+    def _made_safe(self, call: Caller) -> list[str]:
+        failures = make_safe(self._safe_actions(), call, recovery=self.recovery, clock=self.clock)
         self._settings.clear()
         self._interlocks.was_made_safe(dark=self._laser_off_on_close)
         return failures
 
     def close(self) -> None:
-        """Leave the bench safe and release every device. Safe to call twice."""
+        """Leave the bench safe and release every device; where time passes by itself, one that hangs is given up.
+
+        Safe to call twice.
+        """
         if self._closed:
             return
         self._closed = True
-        failures = self.make_safe()
         devices: list[tuple[str, Any]] = [("camera", self._camera.sensor), ("slm", self._panels.slm)]
         if self._panels.input is not None:
             devices.append(("input", self._panels.input))
-        for name, device in [*devices, *self._instruments.items()]:
-            try:
-                self.calls(name, device.close)
-            except Exception as error:
-                log.warning("closing %s", error)
+        devices += self._instruments.items()
+        patient = PatientCalls(self.calls, self.patience_s) if passes_by_itself(self.clock) else None
+        try:
+            failures = self._made_safe(patient or self.calls)
+            release([(name, device.close) for name, device in devices], patient or self.calls)
+        finally:
+            if patient is not None:
+                patient.close()
         if self._guardian is not None:
             if any(failure.partition(":")[0] in self._instruments for failure in failures):
                 self._guardian.take_over()
             else:
                 self._guardian.stand_down()
+
+    def _came_back(self, name: str) -> None:
+        """A call that was given up has ended, on its own thread: until now nobody could make this device safe."""
+        instrument = self._instruments.get(name)
+        panel = {"slm": self._panels.slm, "input": self._panels.input}.get(name)
+        try:
+            if instrument is not None and self._laser_off_on_close:
+                instrument.make_safe()
+            if panel is not None and self._blank_on_close:
+                panel.blank()
+        finally:
+            if self._closed:
+                self.device(name).close()
 
     def _judge(self, raw: RawFrame) -> None:
         """Do what the interlocks say about a frame."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,17 +11,28 @@ from typing import TypeVar
 from labctl.bench.hardware import Abandoned
 from labctl.errors import DeviceError, LabctlError
 
+log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
 class Calls:
-    """Makes the calls of one bench. `overdue` and `give_up` may be called from other threads than the call's."""
+    """Makes the calls of one bench. `overdue` and `give_up` may be called from other threads than the call's.
 
-    def __init__(self) -> None:
-        self._busy: tuple[str, int, float, float] | None = None  # device, thread, since when, how long it may take
+    Parameters
+    ----------
+    came_back : callable
+        Told a device whose call has ended after it was given up, on that call's thread; only then is it called again.
+    """
+
+    def __init__(self, came_back: Callable[[str], None] = lambda _: None) -> None:
+        self._came_back = came_back
+        # device, thread, since when, how long it may take, and how much longer unless there is a hurry
+        self._busy: tuple[str, int, float, float, float] | None = None
         self._lost: dict[str, int] = {}
 
-    def __call__(self, device: str, call: Callable[[], Answer], *, may_take_s: float = 0.0) -> Answer:
+    def __call__(
+        self, device: str, call: Callable[[], Answer], *, may_take_s: float = 0.0, patient_s: float = 0.0
+    ) -> Answer:
         """Make one call.
 
         Parameters
@@ -30,6 +42,8 @@ class Calls:
         call : callable
         may_take_s : float
             How long it takes if all is well, real seconds.
+        patient_s : float
+            How much longer it is waited for where nobody is in a hurry, real seconds.
 
         Raises
         ------
@@ -47,7 +61,7 @@ class Calls:
                 passing=False,
             )
         me = threading.get_ident()
-        self._busy = (device, me, time.monotonic(), may_take_s)
+        self._busy = (device, me, time.monotonic(), may_take_s, patient_s)
         try:
             return call()
         except LabctlError:
@@ -56,7 +70,12 @@ class Calls:
             raise DeviceError(f"{device}: {type(error).__name__}: {error}", device=device) from error
         finally:
             if self._lost.get(device) == me:
-                del self._lost[device]
+                try:
+                    self._came_back(device)
+                except Exception as error:  # it has failed before: that is why it was given up
+                    log.warning("%s: came back, but could not be made safe: %s", device, error)
+                finally:
+                    del self._lost[device]
                 raise Abandoned
             self._busy = None
 
@@ -65,10 +84,10 @@ class Calls:
         """Devices that hang in a call which was given up."""
         return frozenset(self._lost)
 
-    def overdue(self, grace_s: float) -> str:
+    def overdue(self, grace_s: float, *, hurry: bool = False) -> str:
         """The device whose call takes `grace_s` longer than it may; "" if none does."""
         busy = self._busy
-        if busy is None or time.monotonic() - busy[2] <= busy[3] + grace_s:
+        if busy is None or time.monotonic() - busy[2] <= busy[3] + grace_s + (0.0 if hurry else busy[4]):
             return ""
         return busy[0]
 

@@ -64,6 +64,19 @@ class Interlocks:
         if self._tripped and light == setting and bool(value):
             raise SafetyError(f"{name}: not switched on again, because an interlock tripped: {self._tripped}")
 
+    def in_order(self, name: str, settings: Mapping[tuple[str, str], Any]) -> list[tuple[str, Any]]:
+        """What an instrument that was opened again is to be set to: its light last, and not after an interlock tripped.
+
+        Parameters
+        ----------
+        settings : mapping of (instrument, setting) to value
+            As they were sent, oldest first.
+        """
+        light = LIGHTS.get(self._roles.get(name, ""))
+        own = [(setting, value) for (instrument, setting), value in settings.items() if instrument == name]
+        lit = [(setting, value) for setting, value in own if setting == light and not (self._tripped and bool(value))]
+        return [(setting, value) for setting, value in own if setting != light] + lit
+
     def was_set(self, name: str, setting: str, value: Any) -> None:
         """Take note of a setting that was sent."""
         if name in self._lit and setting == LIGHTS[self._roles[name]]:

@@ -191,10 +191,20 @@ class _Devices:
         except Exception as error:  # it has failed: that is why it is opened again
             log.debug("closing %s: %s", name, error)
         if name in self._sections:
-            self.driver(name)
-            fresh = self.sensor() if name == "camera" else self.panel(name)
+            made = self.driver(name)
+            try:
+                fresh = self.sensor() if name == "camera" else self.panel(name)
+            except BaseException:
+                _give_up([made], {}, None)
+                raise
         else:
             fresh = self.instrument(name)
+            if self._config.instruments[name].role == "laser":
+                try:
+                    refuse_strong_light(self._config.safety, name, fresh.read)
+                except BaseException:
+                    _give_up([], {name: fresh}, None)
+                    raise
         if wrapped is None:
             return fresh
         wrapped.renew(fresh)

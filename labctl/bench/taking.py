@@ -6,15 +6,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labctl.bench.bench import Bench
 from labctl.bench.frames import Frame, Taking
-from labctl.bench.proof import Proof
 from labctl.errors import DeviceError
+
+if TYPE_CHECKING:
+    from labctl.bench.proof import Proof
 
 log = logging.getLogger(__name__)
 Gray = NDArray[np.unsignedinteger[Any]]
@@ -292,12 +295,12 @@ class Taker:
             self.bench.clock.sleep(min(rest, LOOK_S))
             rest -= LOOK_S
         self.watcher.gate(lambda: None)
-        try:
-            self.bench.discard()
-            if reopening:
-                self.bench.reopen(device)
-        except DeviceError as error:  # the try that follows fails too, and counts
-            log.warning("%s", error)
+        for ready in (self.bench.discard, partial(self.bench.reopen, device) if reopening else None):
+            try:
+                if ready is not None:
+                    ready()
+            except DeviceError as error:  # the try that follows fails too, and counts
+                log.warning("%s", error)
 
     def _given_up(self, failure: DeviceError, tries: int) -> DeviceError:
         if not tries:

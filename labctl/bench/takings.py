@@ -38,7 +38,8 @@ class Takings:
         self._panels, self._calls, self._clock = panels, calls, clock
         self._readout_s = facts.readout_s
         self._under_way: list[Taking] = []
-        self._window: Any = None
+        self._window: Any = None  # the last that the camera took
+        self._left_over = False  # frames may be waiting in the camera that nobody wants
 
     @property
     def overlaps(self) -> bool:
@@ -50,6 +51,10 @@ class Takings:
         panels, sensor = self._panels, self.sensor
         self._clock.sleep(panels.settled_at - self._clock.now())
         number = self.next_number if number is None else number
+        if self._left_over:
+            self.discard()
+        if self.soundness.shape is None:
+            self.set_window(self._window)
         announce = getattr(sensor, "announce", None)
         if announce is not None:
             announce(number)
@@ -91,20 +96,25 @@ class Takings:
         """Forget exposures that were begun; their frames are thrown away."""
         self._under_way.clear()
         discard = getattr(self.sensor, "discard", None)
-        if discard is not None and "camera" not in self._calls.lost:
+        if discard is None:
+            return
+        self._left_over = True  # until the camera has said that they are gone
+        if "camera" not in self._calls.lost:
             self._call(discard, 0.0)
+            self._left_over = False
 
     def set_window(self, window: Any) -> None:
         """Read only a window of the sensor; None for all of it."""
-        self._window = window
         self.soundness.shape = None  # unknown, should the camera fail half way
         rows = self._call(lambda: self.sensor.set_window(window), 0.0)
+        self._window = window
         self.soundness.shape = (rows[1] - rows[0], rows[3] - rows[2])
 
     def renew(self, sensor: Sensor) -> None:
         """The camera has been opened again: give it the window that it had."""
         self.sensor = sensor
         self._under_way.clear()
+        self._left_over = False
         self.set_window(self._window)
 
     def busy_until(self, when: float) -> None:

@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.bench.bench import Bench
 from labctl.bench.frames import Frame
 from labctl.bench.hardware import Abandoned, HardwareThread
-from labctl.bench.proof import Proof
 from labctl.bench.taking import Shot, Taker
 from labctl.clock import passes_by_itself
 from labctl.errors import Aborted, DeviceError, LabctlError
@@ -27,9 +26,12 @@ from labctl.runs.control import Control
 from labctl.runs.events import State
 from labctl.runs.saving import Saver
 
+if TYPE_CHECKING:
+    from labctl.bench.proof import Proof
+
 Answer = TypeVar("Answer")
 LOOK_S = 0.05
-ABORT_S = 0.5
+ABORT_S = 0.4
 """After an abort, a call to a device is waited for so much longer than it should take, real seconds."""
 SWITCH_S = 1e-3
 """How long a thread may keep Python's lock while others wait; the default of 5 ms is several exposures."""
@@ -222,7 +224,7 @@ class Line:
             self._ending_since = time.monotonic()
         late = self._ending_since is not None and time.monotonic() - self._ending_since > ABORT_S
         patience = ABORT_S if late else self._bench.patience_s
-        if self._hardware is None or not self._bench.calls.overdue(patience):
+        if self._hardware is None or not self._bench.calls.overdue(patience, hurry=late):
             return
         device = self._bench.calls.give_up()
         if not device:
