@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from labctl.bench.frames import Frame
 from labctl.bench.panels import token
 from labctl.errors import CalibrationError
-from labctl.optics.marks import Marks
+
+if TYPE_CHECKING:
+    from labctl.optics.marks import Marks
 
 Gray = NDArray[np.unsignedinteger[Any]]
 ON, OFF = 0.7, 0.2

@@ -6,10 +6,9 @@ import logging
 import queue
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.bench.bench import Bench
-from labctl.bench.proof import Proof
 from labctl.clock import Clock, RealClock
 from labctl.errors import Aborted, DeviceError, LabctlError, RunError
 from labctl.procedures.messages import (
@@ -32,6 +31,9 @@ from labctl.runs.past import Past
 from labctl.runs.serving import Serving
 from labctl.runs.store import RunFolder, RunStore
 from labctl.runs.telling import Observer, Telling, in_short
+
+if TYPE_CHECKING:
+    from labctl.bench.proof import Proof
 
 __all__ = ["Answer", "Engine", "Observer", "Snapshot", "interruptible"]
 
