@@ -30,7 +30,7 @@ def run_for_ever(runs: Path, observer: object) -> None:
     Engine(Rig().bench, observer=observer, store=RunStore(runs)).run(Pairs(batches=100_000))
 
 
-def run_and_kill(runs: Path, seconds: float) -> int:
+def run_and_kill(runs: Path, frames: int, seconds: float) -> int:
     """How many frames the run had reported when it was killed."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -47,11 +47,12 @@ def run_and_kill(runs: Path, seconds: float) -> int:
         finally:
             os._exit(1)
     os.close(writing)
-    os.read(reading, 1)
+    told = os.read(reading, 1).count(b".")
+    while told < frames and (byte := os.read(reading, 1)):
+        told += byte.count(b".")
     select.select([], [], [], seconds)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    told = 0
     while block := os.read(reading, 2**16):
         told += block.count(b".")
     os.close(reading)
@@ -61,8 +62,8 @@ def run_and_kill(runs: Path, seconds: float) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "--fork":
         for line in sys.stdin:
-            folder, moment = line.rsplit(maxsplit=1)
-            sys.stdout.write(f"{run_and_kill(Path(folder), float(moment))}\n")
+            folder, count, moment = line.rsplit(maxsplit=2)
+            sys.stdout.write(f"{run_and_kill(Path(folder), int(count), float(moment))}\n")
             sys.stdout.flush()
     else:
         run_for_ever(Path(sys.argv[1]), tell)
