@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 MENUS: dict[str, tuple[str, ...]] = {
     "&Bench": ("bench.live", "-", "bench.reopen", "bench.close", "-", "app.quit"),
-    "&Run": ("run.start", "run.calibrate", "-", "run.pause", "run.abort", "-", "run.report", "run.folder"),
+    "&Run": ("run.start", "run.calibrate", "-", "run.pause", "run.stop", "run.abort", "-", "run.report", "run.folder"),
     "&View": (
         "view.fit",
         "view.actual",
@@ -27,7 +27,7 @@ MENUS: dict[str, tuple[str, ...]] = {
     ),
     "&Help": ("help.versions",),
 }
-TOOLBAR = ("bench.live", "-", "run.start", "run.pause", "run.abort", "-", "run.report")
+TOOLBAR = ("bench.live", "-", "run.start", "run.pause", "run.stop", "run.abort", "-", "run.report")
 PANELS = {
     "camera": ("Camera", "Ctrl+1"),
     "slm": ("SLM", "Ctrl+2"),
@@ -53,7 +53,10 @@ def records(window: MainWindow) -> list[Action]:
             "run.calibrate", "&Calibrate only", w.on_calibrate, "", "Ctrl+K", "Every calibration of the bench, anew"
         ),
         Action("run.pause", "&Pause", w.on_pause, "pause", "Ctrl+P", "Hold the run at the next frame, or go on"),
-        Action("run.abort", "&Abort", w.on_abort, "abort", "Ctrl+.", "End the run at the next frame, bench safe"),
+        Action(
+            "run.stop", "S&top", w.on_stop, "stop", "Ctrl+Shift+.", "End the run after this exposure; it can be resumed"
+        ),
+        Action("run.abort", "&Abort", w.on_abort, "abort", "Ctrl+.", "End the run at once, the bench safe"),
         Action("run.report", "&Open report", w.on_report, "report", "Ctrl+R", "The HTML report of the last run"),
         Action("run.folder", "Run &folder", w.on_folder, "folder", "Ctrl+Shift+R", "The folder of the last run"),
         Action("view.fit", "&Fit", w.on_fit, "fit", "Ctrl+0", "The whole camera frame"),

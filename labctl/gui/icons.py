@@ -24,6 +24,12 @@ def _pause(p: QPainter) -> None:
     p.drawRoundedRect(QRectF(37, 12, 11, 40), 3, 3)
 
 
+def _stop(p: QPainter) -> None:
+    p.setBrush(p.pen().color())
+    p.setPen(Qt.PenStyle.NoPen)
+    p.drawRoundedRect(QRectF(14, 14, 36, 36), 5, 5)
+
+
 def _abort(p: QPainter) -> None:
     p.setBrush(RED)
     p.setPen(Qt.PenStyle.NoPen)
@@ -67,6 +73,7 @@ def _reload(p: QPainter) -> None:
 _DRAWINGS: dict[str, Callable[[QPainter], None]] = {
     "play": _play,
     "pause": _pause,
+    "stop": _stop,
     "abort": _abort,
     "live": _live,
     "fit": _fit,

@@ -61,7 +61,7 @@ class RunPanel(QWidget):
         self.progress = theme.quiet()
         self.prompt = PromptBar()
         self.figures, self.table = Figures(), ResultTable()
-        self.buttons = {key: _button(actions[key]) for key in ("run.start", "run.pause", "run.abort")}
+        self.buttons = {key: _button(actions[key]) for key in ("run.start", "run.pause", "run.stop", "run.abort")}
         self.report_buttons = {key: _button(actions[key]) for key in ("run.report", "run.folder")}
         self._arrange()
         self.bench.activated.connect(self._on_bench)
@@ -129,15 +129,21 @@ class RunPanel(QWidget):
 
     def set_status(self, status: Status) -> None:
         """Choices are fixed while a run has the bench."""
-        resumed = self._phase is Phase.PAUSED and status.phase is Phase.RUNNING
+        resumed = self._phase in (Phase.PAUSED, Phase.PAUSING, Phase.RECOVERING) and status.phase is Phase.RUNNING
         self._phase = status.phase
         free = not status.phase.running
-        if status.phase not in (Phase.RUNNING, Phase.PAUSED):
+        if not status.phase.can_stop:
             self.prompt.withdraw()
         self.images.setEnabled(free)
         self.model.setEnabled(free and bool(self.model.property("choices")))
         self.bench.setEnabled(free and status.phase is not Phase.OPENING and bool(self.bench.property("choices")))
-        words = {Phase.PAUSED: "Paused", Phase.ABORTING: "Aborting: the bench is being left safe ..."}
+        words = {
+            Phase.PAUSING: "Pausing after this exposure ...",
+            Phase.PAUSED: "Paused",
+            Phase.RECOVERING: "A device failed and is being brought back: the log says which ...",
+            Phase.STOPPING: "Stopping after this exposure ...",
+            Phase.ABORTING: "Aborting: the bench is being left safe ...",
+        }
         if status.phase in words:
             self.stage.setText(words[status.phase])
         elif status.phase is Phase.RUNNING and status.message:

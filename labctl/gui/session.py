@@ -3,9 +3,9 @@
     CLOSED -> OPENING -> IDLE <-> LIVE
                           |        |
                           v        v
-                        RUNNING <-> PAUSED
-                          |           |
-                          +-> ABORTING <
+                        RUNNING <-> PAUSING, PAUSED, RECOVERING   (as the engine says)
+                          |                        |
+                          +-> STOPPING, ABORTING <-+
 
 From every phase, `shutdown` leads to CLOSED: a run is aborted, the bench left safe, the thread ended.
 """
@@ -30,6 +30,12 @@ from labctl.runs.events import Captured, Event, Logged, Progressed, Prompted, St
 
 log = logging.getLogger(__name__)
 LIVE_PERIOD_S = 1 / 30
+PHASES = {
+    state: Phase[state.name]
+    for state in (
+        State.RUNNING, State.PAUSING, State.PAUSED, State.RECOVERING, State.STOPPING, State.ABORTING,
+    )
+}  # fmt: skip
 Opener = Callable[[str], Bench]
 
 
@@ -39,6 +45,8 @@ class Controls(Protocol):
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
+
+    def stop(self) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -111,7 +119,8 @@ class Session:
         self._reply: str | None = None
         self._status = Status()
         self._engine: Controls | None = None
-        self._abort = self._quit = self._paused = False
+        self._ending = ""  # "stop" or "abort", once the person has asked for it
+        self._quit = self._paused = False
         self._live = False
         self._live_at = 0.0
         self._bench: Bench | None = None
@@ -157,15 +166,23 @@ class Session:
         """Go on with a held run."""
         self._tell("resume")
 
+    def stop(self) -> None:
+        """End the run after the exposure under way, leaving the bench safe; what was taken is kept."""
+        self._end_run("stop", Phase.STOPPING)
+
     def abort(self) -> None:
-        """End the run at the next frame, leaving the bench safe."""
+        """End the run at once, leaving the bench safe."""
+        self._end_run("abort", Phase.ABORTING)
+
+    def _end_run(self, how: str, phase: Phase) -> None:
         with self._lock:
             running = self._status.phase.running
-            self._abort = self._abort or running
+            if running and self._ending != "abort":
+                self._ending = how
             self._changed.notify_all()
         if running:
-            self._enter(Phase.ABORTING)
-            self._tell("abort")
+            self._enter(phase)
+            self._tell(how)
 
     def answer(self, option: str) -> None:
         """The person's answer to the prompt that a run waits for."""
@@ -220,8 +237,8 @@ class Session:
     def check(self) -> None:
         """Raise `Aborted` if the person has asked for it."""
         with self._lock:
-            if self._abort:
-                raise Aborted("aborted by the user")
+            if self._ending:
+                raise Aborted("ended by the user")
 
     def stage(self, text: str) -> None:
         """Say what goes on before or after the engine's part."""
@@ -234,7 +251,7 @@ class Session:
         """Wait for an answer; the window has the question from the engine's `Prompted`."""
         log.info("asked: %s", prompt.text)
         with self._lock:
-            while self._reply is None and not self._abort:
+            while self._reply is None and not self._ending:
                 self._changed.wait()
             reply, self._reply = self._reply, None
         self.check()
@@ -323,7 +340,7 @@ class Session:
             return
         self._live = False
         with self._lock:
-            self._abort, self._paused = self._quit, False
+            self._ending, self._paused = "abort" if self._quit else "", False
         self._mailbox.reset()
         self._enter(Phase.RUNNING)
         try:
@@ -336,7 +353,7 @@ class Session:
             outcome = Outcome(job.title, "failed", str(error) if known else f"{type(error).__name__}: {error}")
         self.detach()
         with self._lock:
-            self._abort = False
+            self._ending = ""
         self._slm = self._input = None
         self._bench.make_safe()
         self._bridge.post(outcome)
@@ -353,19 +370,19 @@ class Session:
         if state is State.RUNNING:
             # An engine forgets what it is asked before it runs, so what was asked meanwhile is said again.
             with self._lock:
-                engine, abort, paused = self._engine, self._abort, self._paused
-            if engine is not None and abort:
-                engine.abort()
+                engine, ending, paused = self._engine, self._ending, self._paused
+            if engine is not None and ending:
+                getattr(engine, ending)()
             elif engine is not None and paused:
                 engine.pause()
         # IDLE of one engine is not the end of the job: `_run` says when that is.
-        phase = {State.RUNNING: Phase.RUNNING, State.PAUSED: Phase.PAUSED, State.ABORTING: Phase.ABORTING}.get(state)
-        if phase is not None and (phase is Phase.ABORTING or not self._abort):
+        phase = PHASES.get(state)
+        if phase is not None and (phase is Phase.ABORTING or not self._ending):
             self._enter(phase)
 
     def _enter(self, phase: Phase, status: Status | None = None) -> None:
         with self._lock:
-            if phase is Phase.ABORTING and not self._status.phase.running:
+            if phase in (Phase.STOPPING, Phase.ABORTING) and not self._status.phase.running:
                 return  # the run ended meanwhile
             self._status = status or replace(self._status, phase=phase, message="")
             if phase is Phase.CLOSED:
@@ -376,7 +393,7 @@ class Session:
     def _tell(self, what: str) -> None:
         with self._lock:
             engine = self._engine
-            if what != "abort":
+            if what in ("pause", "resume"):
                 self._paused = what == "pause"
         if engine is not None:
             getattr(engine, what)()

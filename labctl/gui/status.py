@@ -20,7 +20,10 @@ class Phase(Enum):
     IDLE = "ready"
     LIVE = "live"
     RUNNING = "running"
+    PAUSING = "pausing"
     PAUSED = "paused"
+    RECOVERING = "recovering"
+    STOPPING = "stopping"
     ABORTING = "aborting"
 
     @property
@@ -31,7 +34,17 @@ class Phase(Enum):
     @property
     def running(self) -> bool:
         """Whether a procedure has the bench."""
-        return self in (Phase.RUNNING, Phase.PAUSED, Phase.ABORTING)
+        return self.can_abort or self is Phase.ABORTING
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether a run goes on that nobody has ended yet."""
+        return self in (Phase.RUNNING, Phase.PAUSING, Phase.PAUSED, Phase.RECOVERING)
+
+    @property
+    def can_abort(self) -> bool:
+        """Whether a run can be ended faster than it ends now."""
+        return self.can_stop or self is Phase.STOPPING
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,8 @@ class MainWindow(QMainWindow):
         actions["run.calibrate"].setEnabled(phase in (Phase.IDLE, Phase.LIVE))
         actions["run.pause"].setEnabled(phase in (Phase.RUNNING, Phase.PAUSED))
         actions["run.pause"].setText("&Resume" if phase is Phase.PAUSED else "&Pause")
-        actions["run.abort"].setEnabled(phase in (Phase.RUNNING, Phase.PAUSED))
+        actions["run.stop"].setEnabled(phase.can_stop)
+        actions["run.abort"].setEnabled(phase.can_abort)
         actions["run.report"].setEnabled(self.run_panel.report is not None)
         actions["run.folder"].setEnabled(self.run_panel.folder is not None)
         if self.views is not None:
@@ -258,8 +259,13 @@ class MainWindow(QMainWindow):
             self.session.pause()
 
     @guarded()
+    def on_stop(self) -> None:
+        """End the run after the exposure under way."""
+        self.session.stop()
+
+    @guarded()
     def on_abort(self) -> None:
-        """End the run."""
+        """End the run at once."""
         self.session.abort()
 
     @guarded(bool)
