@@ -77,8 +77,9 @@ def _print(results: Sequence[Result]) -> None:
     for result in results:
         about = result.experiment.config.experiment
         table = Table(title=f"{escape(about.name)} on {escape(about.bench)}", title_justify="left", box=None)
+        widths = {"run": max(len(made.run) for made in result.made), "outcome": 7, "took": 5}
         for heading in ("", "step", "outcome", "took", "run", "figures"):
-            table.add_column(heading)
+            table.add_column(heading, min_width=widths.get(heading), no_wrap=heading == "run")
         for made in result.made:
             colour = COLOURS[made.outcome]
             table.add_row(

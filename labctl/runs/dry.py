@@ -7,6 +7,7 @@ come. Nothing is written.
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -28,6 +29,7 @@ from labctl.runs.recorded import open_run
 from labctl.runs.session import calibrations_in
 from labctl.runs.standin import StandIn
 
+log = logging.getLogger(__name__)
 PER_FRAME_BYTES = 400
 """Table row, tag and the file format's own, of each frame."""
 PER_RUN_BYTES = 200_000
@@ -127,6 +129,9 @@ class DryRun:
                 self._followed.clear()
         except LabctlError as error:
             problems.append(str(error) if standin.exact else f"on an ideal bench it ends with: {error}")
+        except Exception as error:  # what a procedure does not survive here, it does not survive at the bench
+            log.debug("%s", error, exc_info=True)
+            problems.append(f"it ends with {type(error).__name__}: {error}")
         meant = int(procedure.exposures(standin.bench.facts))
         bench_seconds = max(standin.clock.now(), meter.time) - clock_before
         rendering = standin.costs.rendering_s - rendering_before

@@ -102,3 +102,16 @@ def test_a_dry_run_says_what_it_would_take_and_does_nothing(lab: Workspace, caps
     assert "longest exposure 20 ms" in said
     assert "has no 'registration' calibration" in said
     assert sorted(path for path in lab.root.rglob("*")) == before
+
+
+def test_single_commands_have_a_dry_run(lab: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(lab.root.rglob("*"))
+    assert run(["calibrate", "small", "--dry-run", "--json"]) == 1  # the panel is too small to be registered
+    (told,) = json.loads(capsys.readouterr().out)["dry_run"]
+    assert told["name"] == told["runs"][0]["procedure"] == "calibrate"
+    assert told["exposures"] >= 60  # those that it never came to are counted like those that were followed
+    assert told["limits"][0].startswith("calibrate: ")
+    # Without calibrations, a model cannot be shown: better known before a night of exposures.
+    assert run(["evaluate", "--bench", "small", "--images", "5", "--dry-run"]) == 1
+    assert "evaluate: " in capsys.readouterr().out
+    assert sorted(lab.root.rglob("*")) == before

@@ -230,6 +230,13 @@ def test_a_failing_procedure_gets_to_clean_up(standing: Callable[..., StandIn]) 
     assert "does not fit" in cleaned[0]
     assert cleaned[1:] == ["finally"]
 
+    def broken(_: BenchFacts) -> Steps[None]:
+        yield Measure([Exposure(slm(1), shown(1))])
+        raise ZeroDivisionError("division by zero")
+
+    said = DryRun(standing(bench_file()), bench_file()).follow(Script(broken, 1))
+    assert said.problems == ("it ends with ZeroDivisionError: division by zero",)
+
 
 @pytest.mark.parametrize(
     ("ahead", "waited"),
