@@ -87,6 +87,8 @@ def replay(
     """
     if recorded.outcome == "running":
         raise RunError(f"run {recorded.id} is being written by another process: wait until it has ended")
+    if source := recorded.intent.get("provenance", {}).get("replay_of"):
+        raise RunError(f"run {recorded.id} is itself a replay, without frames: replay run {source} instead")
     engine = engine or replay_engine(recorded, runs_dir=runs_dir, observer=observer)
     with Past(recorded, "refuse") as past:
         result = engine.run(procedure, provenance={**(provenance or {}), "replay_of": recorded.id}, past=past)

@@ -83,6 +83,8 @@ def test_the_same_parameters_give_the_same_result(lab: Lab, name: str) -> None:
     assert second.frame_count == 0
     assert not (second.path / "frames.h5").exists()
     assert second.intent["devices"] == first.intent["devices"]
+    with pytest.raises(RunError, match=f"is itself a replay, without frames: replay run {first.id} instead"):
+        replay(second, prepare_again(second, lab.workspace, lab.config).procedure, runs_dir=None)
 
 
 def test_fewer_images_are_another_analysis_of_the_same_frames(lab: Lab) -> None:
