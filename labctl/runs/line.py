@@ -168,6 +168,7 @@ class Line:
     def close(self) -> None:
         """End the threads. A thread that hangs in a device's call is left to end when that call does."""
         sys.setswitchinterval(self._switch_s)
+        self._control.update(mismatches=self.mismatches)
         if self._saver is not None:
             self._saver.close()
         if self._hardware is not None and not self._hardware.close(ABORT_S):
@@ -267,6 +268,7 @@ class Line:
         """`labctl.bench.taking.Watcher`."""
         self._troubled = True
         self._control.trouble()
+        self._control.update(mismatches=self.mismatches)
         self._tell(lambda: self._say(f"{error}: {what}", "warning"))
 
     def recovered(self) -> None:
