@@ -29,7 +29,7 @@ Format = Literal["zip", "tiff", "zarr", "npz"]
 SUFFIXES: dict[str, Format] = {".zip": "zip", ".tif": "tiff", ".tiff": "tiff", ".zarr": "zarr", ".npz": "npz"}
 CONTENTS = (
     "run.json", "result.json", "result.h5", "events.jsonl", "frames.h5", "calibrations.h5", "checkpoint.h5",
-    "tags.json", "report.html",
+    "tags.json", "report.html", "manifest.json",
 )  # fmt: skip
 BLOCK = 2**20
 

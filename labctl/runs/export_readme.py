@@ -19,6 +19,7 @@ FILES = {
     "frames.h5": "Every frame as the camera gave it, and the patterns shown (HDF5).",
     "checkpoint.h5": "The last state that the procedure kept to resume from.",
     "tags.json": "Tags and note.",
+    "manifest.json": "Sizes and hashes of the small files at the end of the run, which `labctl runs verify` compares.",
     "report.html": "A page for people: open it in a browser.",
     "bench.json": "The bench file that was used, all defaults filled in.",
     "patterns/slm/": "Gray patterns of the SLM as PNG, named by their token: column `slm` of the table in `frames.h5`.",
