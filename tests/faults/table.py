@@ -45,8 +45,8 @@ its device is made safe before anything else may use it. `tests/faults/test_hang
 of call (also while it is opened again, made safe and closed), with an abort and without.
 
 ## Unseen, and with a proof
-What a frame shows is proved by a code in its light ([the how-to](../how-to/rehearse-faults.md) says when to want
-that). `tests/faults/test_proven.py` runs every cell *unseen: proof of pairing* again with a proof: once, the exposure
+What a frame shows is proved by a code in its light ([proof of pairing](../how-to/proof-of-pairing.md)).
+`tests/faults/test_proven.py` runs every cell *unseen: proof of pairing* again with a proof: once, the exposure
 is repeated; for good, the run ends after `mismatches` tries with `camera: frame 3 does not show the code 3 of its
 patterns: a panel was late, ignored a pattern, or the frame is an old one`. `tests/bench/test_proof.py` does so with
 real dots on the simulated bench. A laser that ignores a setting or dies is no matter of pairing: a power meter and

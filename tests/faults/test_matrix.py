@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,17 @@ def as_is(case: Case) -> bool:
     return COLUMNS[case.column].call is None
 
 
+def at_calls(*, thin: bool) -> list[Any]:
+    """Those that are as good as another, for another device of the same kind or the other camera, are left to CI."""
+    found = []
+    for case in CASES:
+        if as_is(case):
+            continue
+        alike = case.device == "input" or (case.manner == "grab" and COLUMNS[case.column].kind != "camera")
+        found.append(pytest.param(case, marks=[pytest.mark.slow] if thin and alike else [], id=str(case)))
+    return found
+
+
 def tiny(case: Case | None, manner: str, *, reopens: bool = True) -> FaultyRig:
     return FaultyRig(
         case.plan if case else (), overlaps=manner == "overlap", lit=True, reopens=reopens,
@@ -92,7 +104,7 @@ def check_ended(case: Case, error: LabctlError | None, engine: Engine, reference
         assert token(frame.data) == due[place]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not as_is(case)], ids=str)
+@pytest.mark.parametrize("case", at_calls(thin=False))
 def test_on_the_tiny_bench(case: Case, tmp_path: Path) -> None:
     reference, course = tiny_reference(case.manner), Course(WINDOWS["tiny"])
     one = tiny(case, case.manner)
@@ -140,7 +152,7 @@ def simulated_reference(manner: str, effects: str = "") -> Seen:
     return seen
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not as_is(case)], ids=str)
+@pytest.mark.parametrize("case", at_calls(thin=True))
 def test_on_a_bench_from_a_file(case: Case, tmp_path: Path) -> None:
     """Devices are closed and opened again as a bench file says."""
     reference, course = simulated_reference(case.manner), Course(WINDOWS["faulty"])
@@ -157,6 +169,24 @@ def test_on_a_bench_from_a_file(case: Case, tmp_path: Path) -> None:
     assert not told.has("again (")
     assert is_dark(bench)
     bench.close()
+
+
+@pytest.mark.parametrize("manner", ["grab", "overlap"])
+def test_repeated_exposures_have_the_noise_of_the_first(manner: str) -> None:
+    """Noise is a function of the exposure's number, which a repeated exposure keeps: equal to the bit."""
+    noisy = "[simulation.effects]\nshot_noise = true\nread_noise_e = 2.5\nlaser_flicker = 0.01\n"
+    reference = simulated_reference(manner, noisy)
+    assert reference != simulated_reference(manner)
+    repeated = 0
+    for case in CASES:
+        seen_again = case.becomes in (Becomes.RETRY, Becomes.REOPEN) and case.lasts != "for good"
+        if case.manner == manner and case.device in ("slm", "camera") and seen_again and case.fault != "dropped":
+            bench = simulated(case, manner, effects=noisy)
+            engine = Engine(bench)
+            assert engine.run(Course(WINDOWS["faulty"])) == reference, str(case)
+            repeated += engine.snapshot().repeated
+            bench.close()
+    assert repeated > 10
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if as_is(case) and case.manner == "grab"], ids=str)
