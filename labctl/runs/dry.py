@@ -205,7 +205,7 @@ class _Meter:
         self._now = ("", "")
         self._patterns: set[str] = set()
         self._ready: dict[int, float] = {}
-        self._spent = 0.0
+        self._spent = self._showing = 0.0
 
     def observe(self, event: Event) -> None:
         """An observer of the engine."""
@@ -247,11 +247,14 @@ class _Meter:
             self._camera.label = message.label
         if isinstance(message, Measure | Set | Read):
             self._clock.sleep(self.time - self._clock.now())
-        self._since, self._spent = time.perf_counter(), self._costs.spent_s
+        self._since, self._spent, self._showing = time.perf_counter(), self._costs.spent_s, self._costs.showing_s
 
     def answered(self, message: Message, answer: Any) -> Any:
         """The answer is there; what the procedure is given for it."""
-        self.driving_s += time.perf_counter() - self._since - (self._costs.spent_s - self._spent)
+        seconds = time.perf_counter() - self._since - (self._costs.spent_s - self._spent)
+        self.driving_s += seconds
+        if isinstance(message, Measure):  # ordering, checking, handing on; showing has been counted
+            self._clock.sleep((seconds - (self._costs.showing_s - self._showing)) * self._costs.computing)
         if isinstance(message, Measure) and message.ahead:
             return _Watched(answer, self)
         if isinstance(message, Measure | Set | Read):

@@ -81,12 +81,15 @@ class Costs:
         Of every exposure, those included that were given an old frame.
     spent_s : float
         What was really spent on rendering.
+    showing_s : float
+        What the panels' drivers spent on their patterns.
     """
 
     rendering: float
     computing: float
     rendering_s: float = 0.0
     spent_s: float = 0.0
+    showing_s: float = 0.0
 
 
 @dataclass
@@ -110,7 +113,9 @@ class TimedPanel:
     def show(self, gray: NDArray[Any]) -> None:
         begun = time.perf_counter()
         self.panel.show(gray)
-        self.clock.sleep((time.perf_counter() - begun) * self.costs.computing)
+        seconds = time.perf_counter() - begun
+        self.costs.showing_s += seconds
+        self.clock.sleep(seconds * self.costs.computing)
         self.shown = token(gray)
 
 
