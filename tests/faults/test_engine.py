@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from labctl.bench import token
 from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame
-from labctl.config.faults import AT_CLOSING, FAULTS_OF, MAY_HAVE_DURATION, NEED_DURATION
+from labctl.config.faults import AT_CLOSING, CALLS_OF, FAULTS_OF, MAY_HAVE_DURATION, NEED_DURATION, OF_ANY_CALL
 from labctl.errors import DeviceError, LabctlError
 from labctl.procedures.messages import Exposure, Measure, Read, Set, Steps
 from labctl.runs.engine import Engine
@@ -82,18 +82,40 @@ def entries(draw: Any, kinds: dict[str, str] = KINDS) -> dict[str, Any]:
                 st.builds(lambda after: {"after_s": after}, st.floats(0.0, 3.0)),
             )
         )
+    if fault in OF_ANY_CALL and draw(st.booleans()):
+        entry["call"] = draw(st.sampled_from(CALLS_OF[kinds[device]]))
     if fault in NEED_DURATION or (fault in MAY_HAVE_DURATION and draw(st.booleans())):
         entry["for_s"] = draw(st.floats(0.01, 100.0))
     return entry
 
 
-@settings(max_examples=400)
-@given(st.lists(entries(), min_size=1, max_size=5), st.integers(0, 1000), st.booleans())
+plans = given(
+    st.lists(entries(), min_size=1, max_size=5), st.integers(0, 1000),
+    st.sampled_from(["triggered", "free-running", "overlapping"]), st.booleans(),
+)  # fmt: skip
+
+
+@settings(max_examples=120)
+@plans
 def test_any_plan_ends_with_right_pairs_or_one_line(
-    rig: Any, faults: list[dict[str, Any]], seed: int, free_run: bool
+    rig: Any, faults: list[dict[str, Any]], seed: int, manner: str, reopens: bool
 ) -> None:
-    """Whether the camera is triggered or has a frame in flight at every call."""
-    tiny = rig(faults, seed, free_run=free_run)
+    """Whether the camera is triggered, has a frame in flight at every call, or exposes while it reads out."""
+    carry_out(rig, faults, seed, manner, reopens)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=1500)
+@plans
+def test_many_plans_end_with_right_pairs_or_one_line(
+    rig: Any, faults: list[dict[str, Any]], seed: int, manner: str, reopens: bool
+) -> None:
+    carry_out(rig, faults, seed, manner, reopens)
+
+
+def carry_out(rig: Any, faults: list[dict[str, Any]], seed: int, manner: str, reopens: bool) -> None:
+    tiny = rig(faults, seed, free_run=manner == "free-running", overlaps=manner == "overlapping", reopens=reopens)
     engine = Engine(tiny.bench)
     sighted = not {entry["fault"] for entry in faults if entry["device"] != "laser"} & UNSEEN
     for _ in range(2):
