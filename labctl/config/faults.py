@@ -33,8 +33,8 @@ OF_WRITING = ("show", "blank", "set", "make-safe")
 
 FaultName = Literal[
     "timeout", "hang", "disconnect", "stuck", "slow-close", "failing-close", "write-fails", "write-ignored",
-    "late-swap", "stale", "stale-restamped", "duplicated", "dropped", "torn", "wrong-shape", "wrong-dtype", "nan", "saturated",
-    "dark", "garbage", "dies",
+    "late-swap", "stale", "stale-restamped", "duplicated", "dropped", "torn", "wrong-shape", "wrong-dtype", "nan",
+    "saturated", "dark", "garbage", "dies",
 ]  # fmt: skip
 CallName = Literal["frame", "expose", "window", "flush", "show", "blank", "set", "read", "make-safe", "open"]
 

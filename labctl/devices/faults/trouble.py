@@ -127,15 +127,19 @@ class Trouble:
             raise OSError("the device is stuck until it is opened again (a rehearsed fault)")
 
     def opened(self) -> None:
-        """The device has been opened again: what was stuck is free.
+        """The device has been opened again: what was stuck is free, if opening succeeds.
 
         Raises
         ------
         TimeoutError, ConnectionError, OSError
             As the plan says of this call.
         """
-        self._stuck = False
-        self.call("open", counted=False)
+        was_stuck, self._stuck = self._stuck, False
+        try:
+            self.call("open", counted=False)
+        except OSError:
+            self._stuck = was_stuck
+            raise
 
     def due(self, fault: str) -> FaultEntry | None:
         """The entry of a fault whose time (`after_s`) has come, once."""
