@@ -74,6 +74,8 @@ class Taking:
         Token of the SLM pattern before.
     settled_at, until : float
         Between these times on the bench's clock, s, the patterns stood still: the frame must have been exposed then.
+    exposed_at : float
+        When the camera was done with exposing, on the bench's clock, s; not known of one that does not overlap.
     """
 
     number: int
@@ -86,3 +88,4 @@ class Taking:
     slm_before: str
     settled_at: float
     until: float = math.inf
+    exposed_at: float = math.inf

@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,6 +23,10 @@ Gray = NDArray[np.unsignedinteger[Any]]
 Answer = TypeVar("Answer")
 LOOK_S = 0.1
 """While it rests before another try, a run looks so often whether it is to end, s."""
+UNREAD = 2
+"""Exposures that have been made and not been read out, at most: while one more is made, one may wait."""
+SPARE = 4
+"""Codes less than a proof has may be tried for one exposure: a panel that ignores them all must not come round."""
 MARK = "+"
 """Between a pattern's token and its code, in the token of a stamped pattern."""
 
@@ -119,6 +122,7 @@ class Taker:
     mismatches: int = 0
     _open: deque[tuple[Shot, Taking]] = field(default_factory=deque)
     _stamped: tuple[str, Gray | None] = ("", None)
+    _unopened: str = ""
     _code: int = -1
 
     def take(self, shot: Shot) -> None:
@@ -183,16 +187,15 @@ class Taker:
     def _advance(self, shot: Shot) -> None:
         bench = self.bench
         self._show(shot)
-        if self._open and self._open[-1][1].until != float("inf"):
-            ready = bench.clock.now() + bench.facts.readout_s
-            if ready <= bench.settled_at:  # there is time to read out before the next exposure can begin
-                self._finish()
+        readout_s, begins = bench.facts.readout_s, max(bench.settled_at, bench.clock.now())
+        while self._open and self._open[0][1].exposed_at + readout_s <= begins:
+            self._finish()  # it has been read out by the time that the next exposure can begin
+        while len(self._open) >= UNREAD:
+            self._finish()
         taking = bench.begin(shot.asked.exposure_s, tag=shot.asked.tag, number=shot.number)
         shot.number = taking.number
-        while self._open:
-            self._finish(pending=(shot, taking))
         self._open.append((shot, taking))
-        if shot.last or not bench.overlaps:
+        while self._open and (shot.last or not bench.overlaps):
             self._finish()
 
     def _show(self, shot: Shot, *, again: bool = False) -> None:
@@ -201,15 +204,11 @@ class Taker:
             slm, shown, tokens = self._stamp(self.proof, shot)
         self.bench.show(slm=slm, input=shown, tokens=tokens, again=again)
 
-    def _finish(self, pending: tuple[Shot, Taking] | None = None) -> None:
+    def _finish(self) -> None:
+        """Read out the oldest; it stays where it is if that fails."""
         shot, taking = self._open[0]
-        try:
-            frame = self.bench.finish(taking)
-            self._check(shot, frame)
-        except DeviceError:
-            if pending is not None:  # it is lost too: whoever recovers takes both again
-                self._open.append(pending)
-            raise
+        frame = self.bench.finish(taking)
+        self._check(shot, frame)
         self._open.popleft()
         self._give(shot, frame)
 
@@ -260,7 +259,8 @@ class Taker:
         while shots:
             limit = self._tries(failure.device)
             if isinstance(failure, Mismatch):
-                mismatches, limit = mismatches + 1, self.bench.recovery.mismatches
+                codes = 0 if self.proof is None else self.proof.size - SPARE
+                mismatches, limit = mismatches + 1, min(self.bench.recovery.mismatches, codes)
                 self._prepare(failure, mismatches, "", limit=limit)
             else:
                 attempt += 1
@@ -295,17 +295,25 @@ class Taker:
             self.bench.clock.sleep(min(rest, LOOK_S))
             rest -= LOOK_S
         self.watcher.gate(lambda: None)
-        for ready in (self.bench.discard, partial(self.bench.reopen, device) if reopening else None):
-            try:
-                if ready is not None:
-                    ready()
-            except DeviceError as error:  # the try that follows fails too, and counts
-                log.warning("%s", error)
+        self._unopened = ""
+        try:
+            self.bench.discard()
+        except DeviceError as error:  # the try that follows fails too, and counts
+            log.warning("%s", error)
+        if not reopening:
+            return
+        try:
+            self.bench.reopen(device)
+        except DeviceError as error:  # as above
+            log.warning("%s", error)
+            self._unopened = str(error)
 
     def _given_up(self, failure: DeviceError, tries: int) -> DeviceError:
         if not tries:
             return failure
         again = f" (tried {tries + 1} times)"
+        if self._unopened and self._unopened != str(failure):
+            again += f"; opening it again failed: {self._unopened}"
         error = DeviceError(f"{failure}{again}", device=failure.device, passing=failure.passing)
         error.__cause__ = failure
         return error

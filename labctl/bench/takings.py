@@ -64,6 +64,7 @@ class Takings:
         )  # fmt: skip
         if self.overlaps:
             self._call(lambda: sensor.expose(exposure_s), exposure_s)  # type: ignore[attr-defined]
+            taking.exposed_at = self._clock.now()
             self._under_way.append(taking)
         self.next_number = max(self.next_number, number + 1)
         return taking

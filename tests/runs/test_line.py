@@ -112,7 +112,7 @@ def test_the_next_pattern_is_shown_while_a_frame_is_read_out(rig: Rig) -> None:
     rig.input.before_show = lambda: order.append("show")
     Engine(rig.bench).run(Pairs(((1, 1), (1, 2), (1, 3))))
     assert order == [
-        "show", "expose 0", "show", "expose 1", "read out", "show", "expose 2", "read out", "read out",
+        "show", "expose 0", "show", "expose 1", "show", "read out", "expose 2", "read out", "read out",
     ]  # fmt: skip
 
 
