@@ -23,8 +23,6 @@ Gray = NDArray[np.unsignedinteger[Any]]
 Answer = TypeVar("Answer")
 LOOK_S = 0.1
 """While it rests before another try, a run looks so often whether it is to end, s."""
-UNREAD = 2
-"""Exposures that have been made and not been read out, at most: while one more is made, one may wait."""
 SPARE = 4
 """Codes less than a proof has may be tried for one exposure: a panel that ignores them all must not come round."""
 MARK = "+"
@@ -187,15 +185,16 @@ class Taker:
     def _advance(self, shot: Shot) -> None:
         bench = self.bench
         self._show(shot)
-        readout_s, begins = bench.facts.readout_s, max(bench.settled_at, bench.clock.now())
-        while self._open and self._open[0][1].exposed_at + readout_s <= begins:
-            self._finish()  # it has been read out by the time that the next exposure can begin
-        while len(self._open) >= UNREAD:
-            self._finish()
+        if self._open and self._open[-1][1].until != float("inf"):
+            ready = bench.clock.now() + bench.facts.readout_s
+            if ready <= bench.settled_at:  # there is time to read out before the next exposure can begin
+                self._finish()
         taking = bench.begin(shot.asked.exposure_s, tag=shot.asked.tag, number=shot.number)
         shot.number = taking.number
+        while self._open:
+            self._finish(pending=(shot, taking))
         self._open.append((shot, taking))
-        while self._open and (shot.last or not bench.overlaps):
+        if shot.last or not bench.overlaps:
             self._finish()
 
     def _show(self, shot: Shot, *, again: bool = False) -> None:
@@ -204,11 +203,15 @@ class Taker:
             slm, shown, tokens = self._stamp(self.proof, shot)
         self.bench.show(slm=slm, input=shown, tokens=tokens, again=again)
 
-    def _finish(self) -> None:
-        """Read out the oldest; it stays where it is if that fails."""
+    def _finish(self, pending: tuple[Shot, Taking] | None = None) -> None:
         shot, taking = self._open[0]
-        frame = self.bench.finish(taking)
-        self._check(shot, frame)
+        try:
+            frame = self.bench.finish(taking)
+            self._check(shot, frame)
+        except DeviceError:
+            if pending is not None:  # it is lost too: whoever recovers takes both again
+                self._open.append(pending)
+            raise
         self._open.popleft()
         self._give(shot, frame)
 

@@ -85,6 +85,7 @@ COLUMNS = {
 TIMEOUT, GONE = "TimeoutError: no answer within 2 s", "ConnectionError: the device is not connected"
 STUCK = "OSError: the device is stuck until it is opened again"
 AGAIN = "take the exposure again; if it stays so, restart the camera"
+UNOPENED = "; opening it again failed: "
 LOST = "gave a frame exposed from … to … s where one between … and … s was due: a frame was lost or given twice"
 OLD = (
     "64 frames in a row started before the patterns had settled, or were old ones: check settle_ms and the trigger "
@@ -114,7 +115,7 @@ USUAL: dict[tuple[str, str], Fate] = {
 """At a call that a run may make again."""
 AT_OPENING = USUAL | {
     ("timeout", ONCE): REOPEN,
-    ("timeout", LASTING): ends(STUCK),
+    ("timeout", LASTING): ends(f"{STUCK}{UNOPENED}{TIMEOUT}"),
     ("hang", ONCE): REOPEN,
     ("hang", LASTING): REOPEN,
 }
@@ -263,10 +264,12 @@ class Case:
 
     def says(self, device: str, line: str) -> bool:
         """Whether a run that ended said why, in one line that names the device."""
-        words = re.escape(self.message).replace("…", ".*")
+        words, _, cause = (re.escape(part).replace("…", ".*") for part in self.message.partition(UNOPENED))
         rehearsed = r"( \(a rehearsed fault\))?"
-        tries = COLUMNS[self.column].tries
-        return re.fullmatch(rf"{device}[: ]+{words}{rehearsed} \(tried {tries} times\)", line) is not None
+        pattern = rf"{device}[: ]+{words}{rehearsed} \(tried {COLUMNS[self.column].tries} times\)"
+        if cause:
+            pattern += rf"{UNOPENED}{device}: {cause}{rehearsed}"
+        return re.fullmatch(pattern, line) is not None
 
 
 def cases() -> Iterator[Case]:

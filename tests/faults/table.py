@@ -33,7 +33,7 @@ until plain tries are used up, *for good* every call from then on.
 | opens it again | closes and opens it; gives it back its settings (light last), its window, or its pattern |
 | waits | the call is late, and then answered; one that takes `hang_s` longer than it should ends the run, see below |
 | reports it | the run keeps its outcome; a line says what failed, all others are made safe and released |
-| **ends** | one line: the device's name, then what stands here, then how often it was tried |
+| **ends** | one line: the device's name, then what stands here, and how often it was tried |
 | unseen | no time, shape or answer tells; where it says so, a proof of pairing sees it in the light |
 """
 FOOT = """
