@@ -23,6 +23,8 @@ Gray = NDArray[np.unsignedinteger[Any]]
 Answer = TypeVar("Answer")
 LOOK_S = 0.1
 """While it rests before another try, a run looks so often whether it is to end, s."""
+UNREAD = 2
+"""Exposures that have been made and not been read out, at most: while one more is made, one may wait."""
 SPARE = 4
 """Codes less than a proof has may be tried for one exposure: a panel that ignores them all must not come round."""
 MARK = "+"
@@ -185,16 +187,15 @@ class Taker:
     def _advance(self, shot: Shot) -> None:
         bench = self.bench
         self._show(shot)
-        if self._open and self._open[-1][1].until != float("inf"):
-            ready = bench.clock.now() + bench.facts.readout_s
-            if ready <= bench.settled_at:  # there is time to read out before the next exposure can begin
-                self._finish()
+        readout_s, begins = bench.facts.readout_s, max(bench.settled_at, bench.clock.now())
+        while self._open and self._open[0][1].exposed_at + readout_s <= begins:
+            self._finish()  # it has been read out by the time that the next exposure can begin
+        while len(self._open) >= UNREAD:
+            self._finish()
         taking = bench.begin(shot.asked.exposure_s, tag=shot.asked.tag, number=shot.number)
         shot.number = taking.number
-        while self._open:
-            self._finish(pending=(shot, taking))
         self._open.append((shot, taking))
-        if shot.last or not bench.overlaps:
+        while self._open and (shot.last or not bench.overlaps):
             self._finish()
 
     def _show(self, shot: Shot, *, again: bool = False) -> None:
@@ -203,15 +204,11 @@ class Taker:
             slm, shown, tokens = self._stamp(self.proof, shot)
         self.bench.show(slm=slm, input=shown, tokens=tokens, again=again)
 
-    def _finish(self, pending: tuple[Shot, Taking] | None = None) -> None:
+    def _finish(self) -> None:
+        """Read out the oldest; it stays where it is if that fails."""
         shot, taking = self._open[0]
-        try:
-            frame = self.bench.finish(taking)
-            self._check(shot, frame)
-        except DeviceError:
-            if pending is not None:  # it is lost too: whoever recovers takes both again
-                self._open.append(pending)
-            raise
+        frame = self.bench.finish(taking)
+        self._check(shot, frame)
         self._open.popleft()
         self._give(shot, frame)
 
