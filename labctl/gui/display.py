@@ -1,4 +1,4 @@
-"""The display side of the mailbox: thirty times a second, the newest frame, if there is one."""
+"""The display side of the mailbox: at its own pace, the newest frame, if there is one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from labctl.gui.mailbox import Counts, Mailbox, Shot
 from labctl.gui.rates import Rates
 
 PERIOD_MS = 33
+RUN_PERIOD_MS = 100
+"""While a procedure has the bench: whoever aligns looks at the live view, and painting costs a fast run its time."""
 COUNTS_PERIOD_S = 0.25
 
 
@@ -39,6 +41,12 @@ class Display(QObject):
     def start(self) -> None:
         """Begin to read."""
         self._timer.start()
+
+    def spare(self, running: bool) -> None:
+        """Look less often while a procedure runs."""
+        period = RUN_PERIOD_MS if running else PERIOD_MS
+        if self._timer.interval() != period:
+            self._timer.setInterval(period)
 
     def stop(self) -> None:
         """Read no more."""

@@ -154,6 +154,7 @@ class MainWindow(QMainWindow):
         phase, facts = status.phase, status.facts
         name = f"{status.bench}{' [SIMULATED]' if facts is not None and facts.simulated else ''}"
         self.setWindowTitle(f"{name} - labctl" if status.bench else "labctl")
+        self.display.spare(phase.running)
         self.status.set_status(status)
         self.run_panel.set_status(status)
         self.docks.mark_simulated(facts is not None and facts.simulated)

@@ -277,6 +277,7 @@ class Workplace:
 
 def in_window(name: str, procedure: Images, folder: Path) -> float:
     """The same, started by labctl's window."""
+    from PySide6.QtCore import QTimer
     from PySide6.QtWidgets import QApplication
 
     from labctl.gui.settings import Settings
@@ -292,7 +293,7 @@ def in_window(name: str, procedure: Images, folder: Path) -> float:
     def on_status(status: Status) -> None:
         if status.phase is Phase.IDLE and not started:
             started.append(True)
-            window.on_start()
+            QTimer.singleShot(2000, window.on_start)  # the window has been built by then
 
     window.bridge.session.connect(on_status)
     window.bridge.outcome.connect(lambda _: window.close())
