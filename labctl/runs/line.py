@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 LOOK_S = 0.05
 ABORT_S = 0.4
 """After an abort, a call to a device is waited for so much longer than it should take, real seconds."""
-SWITCH_S = 1e-3
+SWITCH_S = 3e-4
 """How long a thread may keep Python's lock while others wait; the default of 5 ms is several exposures."""
 
 
