@@ -137,17 +137,15 @@ def plot(rows: np.ndarray, path: Path) -> None:
     figure, (top, middle, low) = plt.subplots(3, 1, figsize=(7, 6.4), sharex=True, layout="constrained")
     top.plot(rows[:, 0], rows[:, 1], color="#1f6f8b")
     top.set_ylabel("exposures / s")
-    top.set_ylim(0, None)
     middle.plot(rows[:, 0], rows[:, 2], color="#99582a")
     middle.set_ylabel("resident memory (MiB)")
-    middle.set_ylim(0, None)
     low.plot(rows[:, 0], rows[:, 3], color="#3a5a40", label="threads")
     low.plot(rows[:, 0], rows[:, 4], color="#6d597a", label="handles")
     low.plot(rows[:, 0], rows[:, 5], color="#bc6c25", label="open files")
-    low.set_ylim(0, None)
     low.set_xlabel("exposures")
-    low.legend(loc="center right", frameon=False)
-    for axis in (top, middle, low):
+    low.legend(loc="upper right", ncols=3, frameon=False)
+    for axis, columns in ((top, [1]), (middle, [2]), (low, [3, 4, 5])):
+        axis.set_ylim(0, 1.3 * rows[:, columns].max())
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -173,9 +171,7 @@ def main() -> None:
     names = ("rate (/s)", "memory (MiB)", "threads", "handles", "open files")
     for column, name in enumerate(names, start=1):
         slope, _ = np.polyfit(tail[:, 0], tail[:, column], 1)
-        say(
-            f"{name:13} {tail[:, column].mean():10.2f} on average, drift {slope * np.ptp(tail[:, 0]):+8.2f} in all"
-        )
+        say(f"{name:13} {tail[:, column].mean():10.2f} on average, drift {slope * np.ptp(tail[:, 0]):+8.2f} in all")
     say(f"saved {saved} of {arguments.exposures}; threads left {threading.active_count() - threads}")
     if arguments.plot:
         plot(rows, arguments.plot)
