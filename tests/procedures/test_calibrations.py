@@ -65,6 +65,12 @@ def test_what_is_missing_is_named(scored: Make) -> None:
         Engine(scored().bench).run(FourierCentre())
 
 
+def test_dots_that_do_not_fit_on_the_panel_are_refused(scored: Make) -> None:
+    made = scored("ideal")
+    with pytest.raises(CalibrationError, match="the dots span 5000 input pixels, and the panel has .*: lower span_px"):
+        Engine(made.bench).run(Registration(span_px=5000))
+
+
 def test_the_dark_frame_switches_the_laser_off_and_on_again(scored: Make) -> None:
     """Message by message, without hardware."""
     steps = Dark().steps(scored().bench.facts)
