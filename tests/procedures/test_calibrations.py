@@ -67,7 +67,7 @@ def test_what_is_missing_is_named(scored: Make) -> None:
 
 def test_dots_that_do_not_fit_on_the_panel_are_refused(scored: Make) -> None:
     made = scored("ideal")
-    with pytest.raises(CalibrationError, match="the dots span 5000 input pixels, and the panel has .*: lower span_px"):
+    with pytest.raises(CalibrationError, match=r"the dots span 5000 input pixels, and the panel has .*: lower span_px"):
         Engine(made.bench).run(Registration(span_px=5000))
 
 

@@ -55,6 +55,11 @@ class Registration:
         yield from laser_on(facts)
         yield Set("camera", "window", None)  # an aborted run may have left a narrow one
         still, dark = flat(facts), black(facts)
+        panel = min(facts.geometry.input.shape)
+        if panel < self.span_px:
+            raise CalibrationError(
+                f"registration: the dots span {self.span_px} input pixels, and the panel has {panel}: lower span_px"
+            )
         reach = self.span_px / 2 - self.dot_px
         middle = np.asarray(facts.geometry.input.centre)
         markers = [(0.0, 0.0), (reach, 0.0), (0.0, reach)]
