@@ -75,14 +75,16 @@ class RunPanel(QWidget):
         form.addRow("Bench", self.bench)
         form.addRow("Model", self.model)
         form.addRow("Test images", self.images)
-        buttons, reports = QHBoxLayout(), QHBoxLayout()
-        for row, widgets in ((buttons, self.buttons.values()), (reports, self.report_buttons.values())):
+        start, *others = self.buttons.values()
+        starts, buttons, reports = QHBoxLayout(), QHBoxLayout(), QHBoxLayout()
+        for row, widgets in ((starts, [start]), (buttons, others), (reports, self.report_buttons.values())):
             theme.pad(row, margin=0, spacing=theme.TIGHT)
             for widget in widgets:
                 row.addWidget(widget, 1)
         column = QVBoxLayout(self)
         theme.pad(column, margin=theme.GAP + theme.TIGHT)
         column.addLayout(form)
+        column.addLayout(starts)
         column.addLayout(buttons)
         column.addWidget(self.stage)
         column.addWidget(self.bar)
