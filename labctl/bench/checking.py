@@ -96,7 +96,7 @@ def _exposures(bench: Bench) -> list[Row]:
     rows = []
     for exposure in (bench.facts.exposure_s / 2, bench.facts.exposure_s):
         bench.capture(exposure)
-        realised = getattr(bench._camera, "exposure_s", None)
+        realised = getattr(bench.device("camera"), "exposure_s", None)
         off, note = False, ""
         if realised is not None and abs(realised - exposure) > 0.05 * exposure:
             off, note = True, f"the camera does not expose for {exposure * 1e3:g} ms"

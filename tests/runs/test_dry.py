@@ -242,8 +242,8 @@ def test_a_failing_procedure_gets_to_clean_up(standing: Callable[..., StandIn]) 
     ("ahead", "waited"),
     [
         (False, 1.0 + 0.5 + 1.0 + 0.5),  # exposing and computing take turns
-        # Each frame is computed on while the next ones are exposed; the last two are read out at the end.
-        (True, 1.0 + 1.0 + 2 * 0.05),
+        # Each frame is computed on while the next ones are exposed; the last is read out at the end.
+        (True, 1.0 + 1.0 + 0.05),
     ],
 )
 def test_who_computes_while_others_expose_waits_less(
