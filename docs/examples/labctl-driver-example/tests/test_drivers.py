@@ -50,15 +50,15 @@ def test_a_window_is_read_where_it_was_asked_for(bench: Bench) -> None:
 
 def test_a_frame_that_does_not_come_is_one_line_and_the_next_works(bench: Bench) -> None:
     bench.capture()
-    trigger = bench._camera.driver.grabber.trigger
+    trigger = bench.device("camera").driver.grabber.trigger
 
     def silent(*args: object) -> object:
         raise TimeoutError("no frame")
 
-    bench._camera.driver.grabber.trigger = silent
+    bench.device("camera").driver.grabber.trigger = silent
     with pytest.raises(DeviceError, match="camera 'example camera' gave no frame: TimeoutError: no frame"):
         bench.capture()
-    bench._camera.driver.grabber.trigger = trigger
+    bench.device("camera").driver.grabber.trigger = trigger
     assert bench.capture().data.shape == (300, 400)
 
 
