@@ -53,12 +53,20 @@ role = "laser"
 preset = "mild"
 seed = 7
 clock = "real"
+effects = {{ slm_rise_s = {rise} }}
 """
 
 
 def bench_of(size: int, settle_ms: float, readout_ms: float) -> BenchConfig:
     """A bench whose field of view stays the same whatever the size."""
-    values = {"pitch": 12.0 * 512 / size, "camera_pitch": 8.0 * 512 / size, "settle": settle_ms, "readout": readout_ms}
+    rise = settle_ms / 5e3  # the crystal has settled when the bench file says so
+    values = {
+        "rise": rise,
+        "pitch": 12.0 * 512 / size,
+        "camera_pitch": 8.0 * 512 / size,
+        "settle": settle_ms,
+        "readout": readout_ms,
+    }
     return parse_bench(BENCH.format(slm=size, camera=size, **values))
 
 
