@@ -37,7 +37,7 @@ from labctl.errors import RunError
 from labctl.runs.framerow import ROW, ROW_BYTES, STORAGE, as_text, checksum, damage, pack, row_is_whole
 from labctl.runs.journal import JournaledFile, pending_pieces
 from labctl.runs.lock import is_held
-from labctl.runs.slots import Slots
+from labctl.runs.slots import Helper, Slots
 
 __all__ = ["ROW", "STORAGE", "FrameFile", "checksum", "frame_at", "open_frames", "read_frames", "read_table", "rows_of"]
 
@@ -70,6 +70,7 @@ class FrameFile:
         self.path = path
         self.count = 0
         self._broken = False
+        self._helper = Helper()
         self._stacks: dict[tuple[tuple[int, ...], np.dtype[Any]], Slots] = {}
         rows = rows_to_continue(path) if path.exists() else _begin(path)
         self._io = JournaledFile(path, "r+")
@@ -110,7 +111,7 @@ class FrameFile:
         for each in slots:
             if each.used == each.room:
                 self._grow(each)
-        digest = stack.write_summed(data)
+        digest = stack.write_summed(data, self._helper)
         row = pack(stack.name, stack.used, frame, batch=batch, position=position, digest=digest, tag=tag)
         self._tags.write(tag)
         self._table.write(row)
@@ -135,6 +136,7 @@ class FrameFile:
             self._io.abandon()
             self._file.close()
             self._io.close()
+            self._helper.close()
 
     # -- changes of the file's structure ------------------------------------------------------------------------------
 

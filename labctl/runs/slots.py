@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import h5py
@@ -13,10 +16,28 @@ from numpy.typing import NDArray
 
 from labctl.runs.journal import JournaledFile, write_at
 
-BLOCK = 256 * 2**10
-"""Bytes that the processor keeps near."""
+BIG = 2**20
+"""Bytes from which on it pays to have a frame summed while it is written."""
 ROOM = 64 * 2**20
 """Bytes by which a dataset grows at a time, at most: each growth doubles it until then."""
+
+
+class Helper:
+    """A thread for what can be done while a frame is written; it is started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    def do(self, job: Callable[[], int]) -> Future[int]:
+        """Begin a job."""
+        self._pool = self._pool or ThreadPoolExecutor(1, "labctl-summing")
+        return self._pool.submit(job)
+
+    def close(self) -> None:
+        """End the thread, if there is one."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
 
 class Slots:
@@ -91,20 +112,20 @@ class Slots:
         """Put the bytes of `data` into the next free place, which counts as used once `used` is raised."""
         write_at(self._io.fd, data, self.address)
 
-    def write_summed(self, data: NDArray[Any]) -> int:
+    def write_summed(self, data: NDArray[Any], helper: Helper) -> int:
         """The same for a C-contiguous array; returns the XXH3 (64 bits) of its bytes.
 
-        A big array goes in blocks, each summed while the processor still has it at hand.
+        A big array is summed by the helper while it is written.
         """
-        if data.nbytes <= 2 * BLOCK:
+        if data.nbytes < BIG:
             self.write(data)
             return xxhash.xxh3_64_intdigest(data.data)
-        at, view, hasher = self.address, data.data.cast("B"), xxhash.xxh3_64()
-        for start in range(0, len(view), BLOCK):
-            block = view[start : start + BLOCK]
-            write_at(self._io.fd, block, at + start)
-            hasher.update(block)
-        return hasher.intdigest()
+        digest = helper.do(partial(xxhash.xxh3_64_intdigest, data.data))
+        try:
+            self.write(data)
+        finally:
+            summed = digest.result()
+        return summed
 
     def fill(self, texts: list[bytes]) -> None:
         """Put these into the next free places, padded with zeros, as a change of the file's structure."""
