@@ -127,20 +127,26 @@ def test_a_kill_at_any_single_write_loses_nothing_that_was_reported(
         file.close()
     killed = tmp_path / "killed" / "frames.h5"
     killed.parent.mkdir()
-    looked = 0
+    looked, seen = 0, set()
     for moment, (number, files) in enumerate(disk.states(start, pages=True)):
         if moment % every:
             continue
         killed.write_bytes(files["main"])
         journal_of(killed).write_bytes(files["journal"])
         saved = sum(at <= number for at in disk.saved_at)
+        seen.add(saved)
         with framefile.open_frames(killed) as file:
             rows = framefile.rows_of(file)
             assert len(rows) in (saved, saved + 1), f"after step {number}: {disk.steps[number - 1][:2]}"
             for n in range(len(rows)) if looked % 40 == 0 else {0, len(rows) // 2, len(rows) - 1} & {*range(len(rows))}:
                 assert same(framefile.frame_at(file, n, rows[n], check=True), frames[n])
         looked += 1
-    assert looked > 400 / every
+    assert {name for _, name, _, _ in disk.steps} == {"main", "journal"}  # frames, and changes of the structure
+    assert (
+        moment >= len(disk.steps) >= 3 * len(frames) + len(frames)
+    )  # pixels, tag and row, and room added all the time
+    assert looked == moment // every + 1
+    assert every > 1 or seen == set(range(len(frames) + 1))  # killed before and after each frame
 
 
 @pytest.mark.parametrize("seed", range(8))
