@@ -32,7 +32,7 @@ def main() -> None:
     data_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     for split, stem in (("train", "train"), ("test", "t10k")):
         files, _ = _locate(known, split, data_dir, "full")
-        images, labels = _read(known, files)
+        images, labels = _read(known, files, split)
         chosen = np.sort(balanced_order(labels, None)[: COUNTS[split]])
         write_idx(folder / f"{stem}-images-idx3-ubyte.gz", images[chosen, 0])
         write_idx(folder / f"{stem}-labels-idx1-ubyte.gz", labels[chosen])
