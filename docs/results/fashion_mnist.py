@@ -15,12 +15,13 @@ import matplotlib.pyplot as plt
 import torch
 
 from labctl.learning.accounting import count_macs
+from labctl.learning.backend import Backend
 from labctl.learning.bundle import Bundle, load_bundle
 from labctl.learning.data import load
-from labctl.learning.fit import count_correct, logits_of
 from labctl.learning.metrics import Score
 from labctl.learning.refit import refit_backend, restandardised
-from labctl.learning.student import Backend, Student
+from labctl.learning.scoring import count_correct, logits_of
+from labctl.learning.student import Student
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

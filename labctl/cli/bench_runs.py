@@ -72,7 +72,7 @@ def deploy(
         spec = EncoderSpec(encoder, ceiling)
         image = task.bundle.student.front.image
         made = compile_deployment(
-            task.kernels, facts, image=(image, image), detection=task.detection, encoder=spec,
+            task.kernels, facts, image=image, detection=task.detection, encoder=spec,
             calibrated=not uncalibrated,
         )  # fmt: skip
         fidelity = encoder_fidelity(

@@ -26,7 +26,6 @@ from labctl.learning.fit import seeded
 from labctl.learning.metrics import Metrics
 from labctl.learning.recipe import Recipe, parse_recipe
 from labctl.learning.student import Student
-from labctl.learning.teacher import Teacher
 
 FILES = ("recipe.toml", "student.safetensors", "teacher.safetensors", "metrics.json", "README.md")
 
@@ -45,7 +44,7 @@ class Bundle:
     path: Path
     recipe: Recipe
     student: Student
-    teacher: Teacher
+    teacher: nn.Module
     metrics: Metrics
     sha256: str
 
@@ -105,8 +104,9 @@ def load_bundle(path: Path) -> Bundle:
         raise ModelError(f"{path / 'metrics.json'}: is damaged ({where or 'file'}: {first['msg']})") from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{path / 'recipe.toml'}: is no UTF-8 text ({error})") from error
+    images = metrics.data.images() or recipe.images()
     with seeded(0):
-        student, teacher = recipe.build_student(), recipe.build_teacher()
+        student, teacher = recipe.build_student(images=images), recipe.build_teacher(images)
     _put_weights(student, content["student.safetensors"], path / "student.safetensors")
     _put_weights(teacher, content["teacher.safetensors"], path / "teacher.safetensors")
     digest = hashlib.sha256("\n".join(text.splitlines()).encode())
@@ -120,7 +120,7 @@ def save_bundle(
     *,
     recipe_text: str,
     student: Student,
-    teacher: Teacher,
+    teacher: nn.Module,
     metrics: Metrics,
     card: str,
     overwrite: bool = False,

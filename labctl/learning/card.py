@@ -58,12 +58,12 @@ def _means(metrics: Metrics) -> str:
 
 def write_card(recipe: Recipe, metrics: Metrics) -> str:
     """The card as Markdown. Every figure in it is also in metrics.json."""
-    known, student, robust = recipe.known, recipe.student, recipe.robustness
+    known, student, robust = recipe.images(), recipe.student, recipe.robustness
     kernel = sum(student.kernel_sizes) - len(student.kernel_sizes) + 1
     macs, back, kd = metrics.macs, student.backend, recipe.distillation
     linear = (
         "with an electronic ReLU on the maps"
-        if back.relu_after_detection
+        if back.after_detection != "linear"
         else ("strictly linear up to and including the first fully connected layer")
     )
     noise = (
@@ -89,7 +89,7 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
     power = (
         f"With `{metrics.detection}` detection the optical layer is linear. The only nonlinearities of the student are "
         "electronic: the ReLU on the maps and the one behind the first fully connected layer."
-        if back.relu_after_detection
+        if back.after_detection != "linear"
         else f"With `{metrics.detection}` detection the optical layer is linear and adds **no expressive power**:\n  "
         "convolution, batch norm, average pool and first fully connected layer together are one linear map, which\n  "
         "electronics could do as well. What the optics can do is remove digital work: " + saved
@@ -98,7 +98,7 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
 
 {recipe.description}.
 
-**What it is.** A classifier for {known.name} ({size}, {len(known.classes)} classes:
+**What it is.** A classifier for {metrics.data.name} ({size}, {len(known.classes)} classes:
 {", ".join(known.classes)}), cut in two.
 The front is {student.maps} signed {kernel}x{kernel} kernels, shown as Fourier masks on a 4f bench; the back end runs in
 electronics on what the camera reads. The front is a cascade of {len(student.kernel_sizes)} linear spectral convolution
@@ -136,8 +136,8 @@ The weights are those of the {metrics.selected.arm} student that did best on hel
 
 ## Data and training
 Trained on {metrics.data.train:,} of the official training images ({metrics.data.source}), {metrics.data.validation:,}
-held back, tested on {metrics.data.test:,} official test images. Data licence: {known.licence}. These weights: the
-licence of labctl (MIT).
+held back, tested on {metrics.data.test:,} official test images. Data licence: {metrics.data.licence}. These weights:
+the licence of labctl (MIT).
 
 - Teacher: 3x3 convolutions of {", ".join(map(str, recipe.teacher.widths))} channels, {recipe.teacher.epochs} epochs.
 - Student: {student.epochs} epochs, loss alpha T² KL + (1 - alpha) CE with T = {kd.temperature:g}, alpha = {kd.alpha:g}.

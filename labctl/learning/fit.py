@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from labctl.learning.checkpoint import EpochRecord, Progress, load_checkpoint, save_checkpoint
 from labctl.learning.recipe import AugmentSection, FitSection, RobustnessSection
-from labctl.learning.student import Student
+from labctl.learning.scoring import as_images, device_of
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits, labels, indices of the images in the training set) -> scalar."""
+Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""(model, images in 0..1, labels, indices of the images in the training set) -> loss to be made small."""
 
 
 @contextmanager
@@ -61,11 +61,6 @@ def augmented(
     return drawn
 
 
-def as_images(pixels: UInt8[Tensor, "n channels y x"]) -> Float[Tensor, "n channels y x"]:
-    """0..255 as stored to 0..1 as shown."""
-    return pixels.float() / 255
-
-
 def jittered(features: Float[Tensor, "n maps y x"], robustness: RobustnessSection) -> Float[Tensor, "n maps y x"]:
     """Feature maps as a bench might read them; draws from torch's global generator."""
     n, maps = features.shape[:2]
@@ -79,21 +74,6 @@ def jittered(features: Float[Tensor, "n maps y x"], robustness: RobustnessSectio
     return features
 
 
-@torch.no_grad()
-def logits_of(model: nn.Module, images: Tensor, *, batch: int = 500) -> Float[Tensor, "n classes"]:
-    """Logits in eval mode, whatever mode `model` is in; uint8 images are scaled to 0..1."""
-    was_training = model.training
-    model.eval()
-    out = [model(as_images(part) if part.dtype == torch.uint8 else part) for part in torch.split(images, batch)]
-    model.train(was_training)
-    return torch.cat(out)
-
-
-def count_correct(model: nn.Module, images: Tensor, labels: Int64[Tensor, " n"]) -> int:
-    """Images whose largest logit is their label, in eval mode."""
-    return int((logits_of(model, images).argmax(1) == labels).sum())
-
-
 def learning_rate(section: FitSection, step: int, steps: int) -> float:
     """Linear warm-up over a tenth of the steps, then a cosine to zero. A function of the step alone, so it resumes."""
     warm = max(1, steps // 10)
@@ -104,16 +84,14 @@ def learning_rate(section: FitSection, step: int, steps: int) -> float:
 
 def fit(
     model: nn.Module,
-    view: Callable[[int], Tensor],
-    labels: Int64[Tensor, " n"],
-    validation: tuple[Tensor, Tensor],
-    loss: Loss,
+    view: Callable[[int], tuple[Tensor, Tensor]],
+    validate: Callable[[nn.Module], float],
+    objective: Objective,
     section: FitSection,
     *,
     seed: int,
     key: str,
     checkpoint: Path,
-    robustness: RobustnessSection | None = None,
     report: Callable[[int, float, float, float | None], None] | None = None,
 ) -> Progress:
     """Fit `model` in place, from `checkpoint` where it holds this very fit.
@@ -121,35 +99,31 @@ def fit(
     Parameters
     ----------
     view
-        Epoch -> uint8 training images [n, channels, y, x] of that epoch.
-    validation
-        (uint8 images, labels) held back; measured after every epoch in eval mode, for the record only: the last
-        epoch's weights are kept, the schedule ends at rate zero.
+        Epoch -> uint8 training images [n, channels, y, x] and labels of that epoch.
+    validate
+        What is measured on held-back images after every epoch, for the record only: the last epoch's weights are kept,
+        the schedule ends at rate zero.
     report
-        Called as (epochs done, fraction of the whole fit, running loss, last validation accuracy).
+        Called as (epochs done, fraction of the whole fit, running loss, last validation).
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=section.learning_rate, weight_decay=section.weight_decay)
+    device = device_of(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=section.learning_rate, weight_decay=section.weight_decay)
     progress = load_checkpoint(checkpoint, model, optimizer, key=key)
-    count = len(labels)
-    per_epoch = math.ceil(count / section.batch)
-    steps = per_epoch * section.epochs
     for epoch in range(progress.epochs_done, section.epochs):
         start = time.perf_counter()
         model.train()
-        pixels, total = view(epoch), 0.0
+        (pixels, labels), total = view(epoch), 0.0
+        count = len(labels)
+        per_epoch = math.ceil(count / section.batch)
+        steps = per_epoch * section.epochs
         with seeded(mix_seed(seed, epoch)):
             order = torch.randperm(count)
             for number, chosen in enumerate(torch.split(order, section.batch)):
                 step = epoch * per_epoch + number
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(section, step, steps)
-                images = as_images(pixels[chosen])
-                if isinstance(model, Student):
-                    maps = model.features(images)
-                    logits = model.backend(jittered(maps, robustness) if robustness else maps)
-                else:
-                    logits = model(images)
-                value = loss(logits, labels[chosen], chosen)
+                value = objective(model, as_images(pixels[chosen].to(device)), labels[chosen].to(device), chosen)
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()
@@ -157,15 +131,15 @@ def fit(
                 if report and number % 20 == 0:
                     last = progress.curve[-1].validation if progress.curve else None
                     report(epoch, (step + 1) / steps, float(value.detach()), last)
-        accuracy = count_correct(model, *validation) / len(validation[1])
+        held_back = validate(model)
         progress = Progress(
             key,
             epoch + 1,
             progress.seconds + time.perf_counter() - start,
-            (*progress.curve, EpochRecord(epoch, total / count, accuracy)),
+            (*progress.curve, EpochRecord(epoch, total / count, held_back)),
         )
         save_checkpoint(checkpoint, model, optimizer, progress)
         if report:
-            report(epoch + 1, (epoch + 1) / section.epochs, total / count, accuracy)
+            report(epoch + 1, (epoch + 1) / section.epochs, total / count, held_back)
     model.eval()
     return progress

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,12 +28,28 @@ class _File(BaseModel):
 
 
 class Score(_File):
-    """Correct answers on n images, and the Wilson 95 % interval of the accuracy (images as the sample)."""
+    """How good a network is on n images.
+
+    Attributes
+    ----------
+    measure
+        What `accuracy` is: "accuracy", the share of right answers, or "mIoU", the mean over classes of intersection
+        over union, every pixel of the split counted together.
+    correct
+        Right answers (absent for mIoU).
+    interval95
+        Wilson's for an accuracy; for mIoU from 1,000 bootstrap draws of the images.
+    pixel_accuracy, class_iou
+        Share of right pixels, and the IoU of each class, for mIoU.
+    """
 
     n: int
-    correct: int
+    correct: int | None = None
     accuracy: Fraction
     interval95: tuple[float, float]
+    measure: Literal["accuracy", "mIoU"] = "accuracy"
+    pixel_accuracy: float | None = None
+    class_iou: tuple[float, ...] | None = None
 
     @classmethod
     def of(cls, correct: int, n: int) -> Score:
@@ -53,14 +70,31 @@ class RunMetrics(_File):
 
 
 class ArmMetrics(_File):
-    """All runs of one arm. `interval95` is of the mean over seeds (Student's t), absent with one seed."""
+    """All runs of one arm of one student.
 
+    Attributes
+    ----------
+    arm, variant
+        How it was trained, and which of the recipe's students it is ("" is the recipe's own).
+    detection, after_detection
+        How its maps are read, and what electronics do to every value of them. Absent for the teacher.
+    parameters
+        Weights of the back end (of the whole network for the teacher).
+    interval95
+        Of the mean over seeds (Student's t), absent with one seed.
+    """
+
+    arm: str = ""
+    variant: str = ""
+    detection: str | None = None
+    after_detection: str | None = None
+    parameters: int | None = None
     runs: list[RunMetrics]
     mean_test: Fraction
     interval95: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, runs: list[RunMetrics]) -> ArmMetrics:
+    def of(cls, runs: list[RunMetrics], **about: Any) -> ArmMetrics:
         values = [run.test.accuracy for run in runs]
         mean = sum(values) / len(values)
         interval = None
@@ -68,11 +102,23 @@ class ArmMetrics(_File):
             deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
             half = _STUDENT_T_975[len(values) - 2] * deviation / math.sqrt(len(values))
             interval = (round(mean - half, 6), round(mean + half, 6))
-        return cls(runs=runs, mean_test=round(mean, 6), interval95=interval)
+        return cls(runs=runs, mean_test=round(mean, 6), interval95=interval, **about)
+
+
+@dataclass(frozen=True)
+class MeasuredImages:
+    """A data set as a bundle's networks were built for it: it need not be known on the machine that loads them."""
+
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    task: Literal["classification", "segmentation"]
 
 
 class DataMetrics(_File):
-    """What the figures were measured on."""
+    """What the figures were measured on, and what the networks must know of it to be built again.
+
+    `shape` is (channels, y, x) as the networks see them.
+    """
 
     name: str
     source: str
@@ -82,6 +128,16 @@ class DataMetrics(_File):
     train_sha256: str
     test_sha256: str
     shipped_test_sha256: str | None = None
+    shape: tuple[int, int, int] | None = None
+    classes: tuple[str, ...] | None = None
+    task: Literal["classification", "segmentation"] = "classification"
+    licence: str = ""
+
+    def images(self) -> MeasuredImages | None:
+        """What the networks must know of the set, where this file holds it."""
+        if self.shape is None or self.classes is None:
+            return None
+        return MeasuredImages(self.shape, self.classes, self.task)
 
 
 class Selected(_File):

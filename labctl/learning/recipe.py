@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import tomllib
@@ -11,14 +12,35 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from labctl.errors import ConfigError
-from labctl.learning.data import KNOWN, KnownSet, Source
-from labctl.learning.student import Backend, SpectralCascade, Student
-from labctl.learning.teacher import Teacher
+from labctl.errors import ConfigError, DataError
+from labctl.learning.backend import AfterDetection, Backend, PoolKind
+from labctl.learning.data import Source, Task, known_set
+from labctl.learning.student import SpectralCascade, Student
+from labctl.learning.teacher import ResidualTeacher, Teacher
+from labctl.optics.detection import Detection
 
-Arm = Literal["distilled", "undistilled"]
+Arm = Literal["distilled", "undistilled", "transfer", "random", "digital"]
+"""How a student is trained: with the teacher's soft labels; with labels alone; with soft labels and the teacher's
+tangent kernel; as distilled, but behind random masks that stay; as distilled, but with the image itself in place of the
+maps."""
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Images(typing.Protocol):
+    """What the networks must know of a data set."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, y, x)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+
+    @property
+    def task(self) -> Task:
+        """One label per image, or one per pixel."""
 
 
 class Section(BaseModel):
@@ -28,13 +50,18 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    """[data]: which set, how many training images (all when absent), and how many of them are held back."""
+    """[data]: which set, how many training images (all when absent), and how many of them are held back.
+
+    Sets with an official validation split hold that back, and `validation` is not used. `size` resizes every image to
+    (y, x) pixels, or to a square.
+    """
 
     name: str = "fashion-mnist"
     source: Source = "any"
     limit: Positive | None = None
     validation: Positive = 5000
     seed: int = 0
+    size: Positive | tuple[Positive, Positive] | None = None
 
 
 class AugmentSection(Section):
@@ -50,40 +77,81 @@ class AugmentSection(Section):
 
 
 class FitSection(Section):
-    """How one network is fitted: AdamW, a linear warm-up over a tenth of the steps, then a cosine to zero."""
+    """How one network is fitted: AdamW, a linear warm-up over a tenth of the steps, then a cosine to zero.
+
+    `label_smoothing` is the share of every hard label that goes to all classes alike.
+    """
 
     epochs: Positive = 10
     batch: Positive = 128
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augment: AugmentSection = AugmentSection()
 
 
 class TeacherSection(FitSection):
-    """[teacher]: widths of its blocks, its seed, and how it is fitted."""
+    """[teacher]: its network (see `labctl.learning.teacher`), widths of its blocks, its seed, and how it is fitted."""
 
+    network: Literal["cnn", "resnet"] = "cnn"
     widths: tuple[Positive, ...] = (32, 64, 128)
     seed: int = 0
 
 
 class BackendSection(Section):
-    """[student.backend]: see `labctl.learning.student.Backend`."""
+    """[student.backend]: see `labctl.learning.backend.Backend`."""
 
     pool: Positive = 2
-    hidden: Positive = 128
-    relu_after_detection: bool = False
+    pool_kind: PoolKind = "average"
+    hidden: Positive | tuple[Positive, ...] = 128
+    after_detection: AfterDetection = "linear"
+    norm: bool = True
+    offset: bool = False
+
+
+DetectionName = Literal["paired", "intensity", "incoherent"]
+
+
+class VariantSection(Section):
+    """[[student.variants]]: the same student read in another way, trained beside it by `labctl train --arms`.
+
+    What is absent is as in [student]. Figures of its arms are called "NAME/ARM".
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    detection: DetectionName | None = None
+    after_detection: AfterDetection | None = None
+    pool: Positive | None = None
+    hidden: Positive | tuple[Positive, ...] | None = None
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] | None = None
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
 
 
 class StudentSection(FitSection):
-    """[student]: the optical front, the detection that it is trained for, the seeds and arms, and how it is fitted."""
+    """[student]: the optical front, the detection that it is trained for, the seeds and arms, and how it is fitted.
+
+    The bundle holds the best seed, on held-back images, of the first arm.
+    """
 
     maps: Positive = 8
     kernel_sizes: tuple[Positive, ...] = (3, 3, 3)
     hidden: tuple[Positive, ...] | None = None
-    detection: Literal["paired"] = "paired"
+    spectral_pool: Positive = 1
+    detection: DetectionName = "paired"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("distilled",)
     backend: BackendSection = BackendSection()
+    variants: tuple[VariantSection, ...] = ()
+
+    def variant(self, name: str) -> StudentSection:
+        """This section with the values of one variant put in; "" is the section itself."""
+        if not name:
+            return self.model_copy(update={"variants": ()})
+        found = next(variant for variant in self.variants if variant.name == name)
+        own = found.model_dump(exclude_none=True, exclude={"name", "after_detection", "pool", "hidden"})
+        inner = found.model_dump(exclude_none=True, include={"after_detection", "pool", "hidden"})
+        backend = self.backend.model_copy(update=inner)
+        return self.model_copy(update={**own, "backend": backend, "variants": ()})
 
 
 class DistillSection(Section):
@@ -91,6 +159,12 @@ class DistillSection(Section):
 
     temperature: Annotated[float, Field(gt=0)] = 4.0
     alpha: Fraction = 0.9
+
+
+class TransferSection(Section):
+    """[transfer]: the arm "transfer" adds `weight` x tangent-kernel mismatch to the loss, see `learning.transfer`."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
 
 
 class RobustnessSection(Section):
@@ -115,25 +189,29 @@ class Recipe(Section):
     teacher: TeacherSection = TeacherSection()
     student: StudentSection = StudentSection()
     distillation: DistillSection = DistillSection()
+    transfer: TransferSection = TransferSection()
     robustness: RobustnessSection = RobustnessSection()
 
     @model_validator(mode="after")
-    def _known(self) -> Recipe:
-        if self.data.name not in KNOWN:
-            near = difflib.get_close_matches(self.data.name, KNOWN, n=1, cutoff=0.3)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"data.name is {self.data.name!r}, known sets are {', '.join(KNOWN)}{hint}")
+    def _sound(self) -> Recipe:
         if any(size % 2 == 0 for size in self.student.kernel_sizes) or not self.student.kernel_sizes:
             raise ValueError(f"student.kernel_sizes is {list(self.student.kernel_sizes)}, expected odd sizes")
         hidden = self.student.hidden
         if hidden is not None and len(hidden) != len(self.student.kernel_sizes) - 1:
             raise ValueError("student.hidden needs one width fewer than student.kernel_sizes")
+        names = [variant.name for variant in self.student.variants]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"student.variants has {twice!r} twice; give each its own name")
         return self
 
-    @property
-    def known(self) -> KnownSet:
-        """The data set of this recipe."""
-        return KNOWN[self.data.name]
+    def images(self) -> Images:
+        """What the networks see of this recipe's data set, resized as asked for; DataError where it is not known."""
+        known = known_set(self.data.name)
+        size = self.data.size
+        if size is None:
+            return known
+        rows, columns = (size, size) if isinstance(size, int) else size
+        return dataclasses.replace(known, shape=(known.shape[0], rows, columns))
 
     @property
     def sha256(self) -> str:
@@ -144,26 +222,42 @@ class Recipe(Section):
         said = self.model_dump_json(exclude_defaults=True, exclude={"description", "notes"})
         return hashlib.sha256(said.encode()).hexdigest()
 
-    def build_student(self) -> Student:
-        """A student of this recipe with fresh weights from torch's global generator."""
-        channels, image, _ = self.known.shape
-        section = self.student
-        front = SpectralCascade(section.maps, channels, section.kernel_sizes, section.hidden, image)
+    def build_student(self, variant: str = "", images: Images | None = None) -> Student:
+        """A student of this recipe with fresh weights from torch's global generator.
+
+        Parameters
+        ----------
+        variant
+            Of `student.variants`; "" is the student itself.
+        images
+            What is known of the data set; default: as the set called `data.name` says.
+        """
+        about, section = images or self.images(), self.student.variant(variant)
+        channels, *size = about.shape
+        front = SpectralCascade(
+            section.maps, channels, section.kernel_sizes, section.hidden, size, Detection(section.detection),
+            section.spectral_pool,
+        )  # fmt: skip
         options = section.backend
         backend = Backend(
             section.maps,
-            image,
-            len(self.known.classes),
+            front.map_size,
+            len(about.classes),
             pool=options.pool,
+            pool_kind=options.pool_kind,
             hidden=options.hidden,
-            relu_after_detection=options.relu_after_detection,
+            after_detection=options.after_detection,
+            norm=options.norm,
+            offset=options.offset,
         )
         return Student(front, backend)
 
-    def build_teacher(self) -> Teacher:
+    def build_teacher(self, images: Images | None = None) -> Teacher | ResidualTeacher:
         """A teacher of this recipe with fresh weights from torch's global generator."""
-        channels, image, _ = self.known.shape
-        return Teacher(self.teacher.widths, channels, image, len(self.known.classes))
+        about = images or self.images()
+        channels, *size = about.shape
+        network = Teacher if self.teacher.network == "cnn" else ResidualTeacher
+        return network(self.teacher.widths, channels, size, len(about.classes))
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
@@ -218,7 +312,12 @@ def load_recipe(path: Path) -> Recipe:
     ConfigError
         Missing, no TOML, an unknown key or a value out of range. Names the file, the key and the nearest known one.
     """
-    return parse_recipe(recipe_text(path), path=path)
+    recipe = parse_recipe(recipe_text(path), path=path)
+    try:
+        recipe.images()
+    except DataError as error:
+        raise ConfigError(f"{path}: data.name: {error}") from error
+    return recipe
 
 
 def recipe_text(path: Path) -> str:

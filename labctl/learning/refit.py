@@ -17,10 +17,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from labctl.errors import ModelError
+from labctl.learning.backend import Backend
 from labctl.learning.data import balanced_order
-from labctl.learning.distill import distillation_loss
-from labctl.learning.fit import logits_of, mix_seed, seeded
-from labctl.learning.student import Backend
+from labctl.learning.fit import mix_seed, seeded
+from labctl.learning.scoring import logits_of
+from labctl.learning.transfer import distillation_loss
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,18 @@ def restandardised(backend: Backend, features: Float[Tensor, "n maps y x"]) -> B
     """
     refitted = copy.deepcopy(backend)
     norm = refitted.norm
+    if refitted.offset is not None:
+        features = features + refitted.offset
     with torch.no_grad():
         variance, mean = torch.var_mean(features.float(), dim=(0, 2, 3))
-        if norm.running_mean is not None and norm.running_var is not None:
+        if norm is not None and norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
     return refitted.eval()
 
 
 def _check(backend: Backend, features: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> None:
-    wanted = (backend.maps, backend.image, backend.image)
-    if features.ndim != 4 or features.shape[1:] != wanted:
-        raise ModelError(f"features are {list(features.shape)}, this back end takes [n, {', '.join(map(str, wanted))}]")
+    backend.check(features)
     if len(features) != len(labels) or (teacher_logits is not None and len(teacher_logits) != len(labels)):
         raise ModelError(
             f"{len(features)} features, {len(labels)} labels"

@@ -1,4 +1,4 @@
-"""The SCLC student: spectral convolution layers without nonlinearity between them, then an electronic back end.
+"""The SCLC student: spectral convolution layers without nonlinearity between them, then electronics.
 
 Source: Xiang, Colburn, Majumdar, Shlizerman, "Knowledge distillation circumvents nonlinearity for optical
 convolutional neural networks", arXiv:2102.13323. The layers multiply in the Fourier domain, sum over input channels,
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from labctl.errors import ModelError
+from labctl.learning.backend import Backend, image_size
+from labctl.optics.detection import Detection
 from labctl.optics.masks import fuse
 
 DIRECT_UP_TO = 11
@@ -46,13 +48,13 @@ class SpectralConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
-    def mask(self, grid: int) -> Complex[Tensor, "out in y half_x"]:
-        """The layer's mask on a `grid` x `grid` spectrum, in `torch.fft.rfft2` layout, centred on kernel pixel K // 2.
+    def mask(self, grid: tuple[int, int]) -> Complex[Tensor, "out in y half_x"]:
+        """The layer's mask on a spectrum of `grid` (y, x), in `torch.fft.rfft2` layout, centred on kernel pixel K // 2.
 
         The conjugate makes the product a cross-correlation, as conv2d is.
         """
         size = self.weight.shape[-1]
-        padded = nn.functional.pad(self.weight, (0, grid - size, 0, grid - size))
+        padded = nn.functional.pad(self.weight, (0, grid[1] - size, 0, grid[0] - size))
         mask: Tensor = torch.fft.rfft2(padded.roll((-(size // 2), -(size // 2)), (-2, -1))).conj()
         return mask
 
@@ -75,14 +77,23 @@ class SpectralCascade(nn.Module):
     hidden
         Channels between the layers, one fewer than `kernel_sizes`; default `maps` everywhere.
     image
-        Height and width of the image, pixels.
+        Height and width (y, x) of the image, pixels; a number stands for a square.
+    detection
+        How the camera will read the maps. Under `INTENSITY`, kernels of several channels give
+        ``sum_c abs(a_c * k_c)^2``: channels are shown one after the other, and only intensities can be added up.
+    spectral_pool
+        Keeps the middle ``1 / spectral_pool`` of the spectrum along each axis (an aperture in the Fourier plane) and
+        one map pixel in so many: pooling without aliasing, and linear (arXiv:1506.03767). 1 keeps all.
 
     Attributes
     ----------
     kernel : int
         Fused kernel size K, pixels.
-    grid : int
-        Height and width of the Fourier grid, image + K - 1: the smallest that wraps nothing around.
+    grid : (int, int)
+        Height and width of the Fourier grid, image + K - 1: the smallest that wraps nothing around; with spectral
+        pooling, the next multiple of it.
+    map_size : (int, int)
+        Height and width of the feature maps, pixels.
     """
 
     def __init__(
@@ -91,7 +102,9 @@ class SpectralCascade(nn.Module):
         in_channels: int = 1,
         kernel_sizes: Sequence[int] = (3, 3, 3),
         hidden: Sequence[int] | None = None,
-        image: int = 28,
+        image: int | Sequence[int] = 28,
+        detection: Detection = Detection.PAIRED,
+        spectral_pool: int = 1,
     ) -> None:
         super().__init__()
         hidden = (maps,) * (len(kernel_sizes) - 1) if hidden is None else tuple(hidden)
@@ -100,33 +113,67 @@ class SpectralCascade(nn.Module):
                 f"{len(kernel_sizes)} layers need {len(kernel_sizes) - 1} hidden widths, got {len(hidden)}"
             )
         widths = (in_channels, *hidden, maps)
-        if min(widths) < 1 or image < 1:
-            raise ModelError(f"channels {widths} and image size {image} must be 1 or more")
-        self.maps, self.in_channels, self.image = maps, in_channels, image
+        self.image = image_size(image)
+        if min(widths) < 1 or min(self.image) < 1:
+            raise ModelError(f"channels {widths} and image size {self.image} must be 1 or more")
+        self.maps, self.in_channels, self.detection = maps, in_channels, detection
         self.layers = nn.ModuleList(
             SpectralConv(out, in_, size) for in_, out, size in zip(widths[:-1], widths[1:], kernel_sizes, strict=True)
         )
         self.kernel = sum(kernel_sizes) - len(kernel_sizes) + 1
-        self.grid = image + self.kernel - 1
+        if spectral_pool < 1 or spectral_pool > min(self.image):
+            raise ModelError(f"spectral pooling by {spectral_pool} does not fit images of {list(self.image)}")
+        self.spectral_pool = spectral_pool
+        rows, columns = (-(-(side + self.kernel - 1) // spectral_pool) * spectral_pool for side in self.image)
+        self.grid = (rows, columns)
+        self.map_size = (-(-self.image[0] // spectral_pool), -(-self.image[1] // spectral_pool))
+
+    def freeze(self, *, identity: bool = False) -> SpectralCascade:
+        """Keep the kernels out of training: as they were drawn, or each map showing one channel as it is.
+
+        The controls: random masks, and no optical layer in front of the same electronics.
+        """
+        with torch.no_grad():
+            for layer in self._layers() if identity else ():
+                out, in_, size, _ = layer.weight.shape
+                layer.weight.zero_()
+                for index in range(out):
+                    layer.weight[index, index % in_, size // 2, size // 2] = 1
+        self.requires_grad_(False)
+        return self
 
     def _layers(self) -> list[SpectralConv]:
         return [cast(SpectralConv, layer) for layer in self.layers]
 
     def _check(self, images: Tensor) -> None:
-        if images.shape[1:] != (self.in_channels, self.image, self.image):
+        if images.shape[1:] != (self.in_channels, *self.image):
             raise ModelError(
                 f"images are {list(images.shape)}, "
-                f"this student takes [n, {self.in_channels}, {self.image}, {self.image}]"
+                f"this student takes [n, {self.in_channels}, {self.image[0]}, {self.image[1]}]"
             )
 
     def _spectrum(self, images: Tensor) -> Tensor:
         self._check(images)
-        spectrum: Tensor = torch.fft.rfft2(images, s=(self.grid, self.grid))
+        spectrum: Tensor = torch.fft.rfft2(images, s=self.grid)
         return spectrum
 
+    def _cropped(self, spectrum: Tensor) -> Tensor:
+        """The centred part of a spectrum that spectral pooling keeps, in `rfft2` layout; all of it without."""
+        if self.spectral_pool == 1:
+            return spectrum
+        rows, columns = (side // self.spectral_pool for side in self.grid)
+        # the highest frequency of an even grid has no partner of its own: it goes, so that maps stay real and linear
+        above, below, right = (rows + 1) // 2, (rows - 1) // 2, (columns + 1) // 2
+        kept = spectrum.new_zeros(*spectrum.shape[:-2], rows, columns // 2 + 1)
+        kept[..., :above, :right] = spectrum[..., :above, :right]
+        kept[..., rows - below :, :right] = spectrum[..., self.grid[0] - below :, :right]
+        return kept / self.spectral_pool**2
+
     def _maps(self, spectrum: Tensor) -> Tensor:
-        maps: Tensor = torch.fft.irfft2(spectrum, s=(self.grid, self.grid))
-        return maps[..., : self.image, : self.image]
+        """Maps of a spectrum on the grid, or on the part of it that spectral pooling keeps."""
+        size = (self.grid[0] // self.spectral_pool, self.grid[1] // self.spectral_pool)
+        maps: Tensor = torch.fft.irfft2(spectrum, s=size)
+        return maps[..., : self.map_size[0], : self.map_size[1]]
 
     def masks(self) -> Complex[Tensor, "maps in y half_x"]:
         """One fused mask per output map and input channel on the `grid`, in `rfft2` layout."""
@@ -137,25 +184,45 @@ class SpectralCascade(nn.Module):
         return fused
 
     def forward(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
-        """Signed feature maps of the fused network, by the faster of its two equal paths. Linear in the images."""
-        if self.kernel <= DIRECT_UP_TO:
+        """What ideal detection reads of the fused network, by the faster of its two equal paths.
+
+        Signed maps, linear in the images; under `INTENSITY` their squares, which are not.
+        """
+        if self.detection is Detection.INTENSITY:
+            return self._intensity(images)
+        if self._direct:
             self._check(images)
             return conv2d(images, self.fused_kernels(), padding=self.kernel // 2)
         return self.spectral(images)
+
+    @property
+    def _direct(self) -> bool:
+        return self.kernel <= DIRECT_UP_TO and self.spectral_pool == 1
+
+    def _intensity(self, images: Tensor) -> Tensor:
+        """``sum_c abs(a_c * k_c)^2``: each channel through its own kernels, squared, then added."""
+        if self._direct:
+            self._check(images)
+            apart = self.fused_kernels().transpose(0, 1).flatten(0, 1)[:, None]
+            fields = conv2d(images, apart, padding=self.kernel // 2, groups=self.in_channels)
+            fields = fields.unflatten(1, (self.in_channels, self.maps))
+        else:
+            fields = self._maps(self._cropped(torch.einsum("niyx,oiyx->nioyx", self._spectrum(images), self.masks())))
+        return fields.square().sum(1)
 
     def spectral(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
         """The same maps through the fused masks, as the bench makes them: one product in the Fourier domain."""
         spectrum, masks = self._spectrum(images), self.masks()
         if self.in_channels == 1:
-            return self._maps(spectrum * masks[:, 0])
-        return self._maps(torch.einsum("niyx,oiyx->noyx", spectrum, masks))
+            return self._maps(self._cropped(spectrum * masks[:, 0]))
+        return self._maps(self._cropped(torch.einsum("niyx,oiyx->noyx", spectrum, masks)))
 
     def cascade(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
         """The same maps layer by layer, unfused, as the paper draws it."""
         spectrum = self._spectrum(images)
         for layer in self._layers():
             spectrum = torch.einsum("niyx,oiyx->noyx", spectrum, layer.mask(self.grid))
-        return self._maps(spectrum)
+        return self._maps(self._cropped(spectrum))
 
     def fused_kernels(self) -> Float[Tensor, "maps in ky kx"]:
         """The kernels that `conv2d(images, kernels, padding=K // 2)` needs to give the same maps.
@@ -163,56 +230,6 @@ class SpectralCascade(nn.Module):
         See `labctl.optics.masks.fuse`.
         """
         return fuse(*(layer.weight for layer in self._layers()))
-
-
-class Backend(nn.Module):
-    """The electronics after the camera: batch norm, average pool, fully connected, ReLU, fully connected.
-
-    Parameters
-    ----------
-    maps, image
-        Feature maps and their height and width, pixels.
-    classes
-        Logits out.
-    pool
-        Window and stride of the average pool, pixels.
-    hidden
-        Units of the first fully connected layer.
-    relu_after_detection
-        False: strictly linear up to and including the first fully connected layer (the paper's SCLC).
-        True: an electronic ReLU on the normalised maps, as the authors' released one-layer network has.
-    """
-
-    def __init__(
-        self,
-        maps: int = 8,
-        image: int = 28,
-        classes: int = 10,
-        *,
-        pool: int = 2,
-        hidden: int = 128,
-        relu_after_detection: bool = False,
-    ) -> None:
-        super().__init__()
-        if pool < 1 or pool > image or hidden < 1:
-            raise ModelError(f"back end with pool {pool} and hidden {hidden} does not fit maps of {image}x{image}")
-        self.maps, self.image, self.classes = maps, image, classes
-        self.relu_after_detection = relu_after_detection
-        self.norm = nn.BatchNorm2d(maps)
-        self.pool = nn.AvgPool2d(pool)
-        self.fc1 = nn.Linear(maps * (image // pool) ** 2, hidden)
-        self.fc2 = nn.Linear(hidden, classes)
-
-    def forward(self, features: Float[Tensor, "n maps y x"]) -> Float[Tensor, "n classes"]:
-        """Logits of signed feature maps (simulated, or read from the camera in the units of conv2d)."""
-        if features.shape[1:] != (self.maps, self.image, self.image):
-            raise ModelError(
-                f"features are {list(features.shape)}, this back end takes [n, {self.maps}, {self.image}, {self.image}]"
-            )
-        normed = self.norm(features)
-        if self.relu_after_detection:
-            normed = normed.relu()
-        return self.fc2(self.fc1(self.pool(normed).flatten(1)).relu())
 
 
 class Student(nn.Module):
@@ -223,7 +240,7 @@ class Student(nn.Module):
         self.front, self.backend = front, backend
 
     def features(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
-        """Signed feature maps: what `paired` detection reads on an ideal bench."""
+        """What the front's detection reads on an ideal bench."""
         return self.front(images)
 
     def forward(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n classes"]:

@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64, UInt8
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from labctl.errors import ConfigError, DataError, ModelError
+from labctl.errors import ConfigError, ModelError
 from labctl.learning.accounting import count_macs
+from labctl.learning.arms import Views, make_student, objective_of
 from labctl.learning.bundle import Bundle, save_bundle
 from labctl.learning.card import write_card
 from labctl.learning.checkpoint import Progress
-from labctl.learning.data import ImageSet, balanced_order, load
-from labctl.learning.distill import distillation_loss
-from labctl.learning.fit import augmented, count_correct, fit, logits_of, mix_seed, seeded
-from labctl.learning.metrics import ArmMetrics, DataMetrics, Metrics, RunMetrics, Score, Selected
-from labctl.learning.recipe import Recipe, parse_recipe, recipe_text
+from labctl.learning.data import NO_CLASS, known_set
+from labctl.learning.fit import augmented, fit, mix_seed, seeded
+from labctl.learning.metrics import ArmMetrics, DataMetrics, Metrics, RunMetrics, Selected
+from labctl.learning.recipe import Arm, Images, Recipe, parse_recipe, recipe_text
+from labctl.learning.scoring import confusions, count_correct, mean_iou, score
+from labctl.learning.splits import Splits, splits_of
 from labctl.learning.student import Student
-from labctl.learning.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -64,65 +64,60 @@ class TrainProgress:
     eta_s: float | None
 
 
-@dataclass(frozen=True)
-class _Split:
-    """uint8 pixels and labels for training and validation, and the sets they came from."""
-
-    train: tuple[UInt8[Tensor, "n c y x"], Int64[Tensor, " n"]]
-    validation: tuple[UInt8[Tensor, "m c y x"], Int64[Tensor, " m"]]
-    test: ImageSet
-    shipped: ImageSet | None
-    source: ImageSet
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _as_pixels(images: Tensor) -> UInt8[Tensor, "n c y x"]:
-    return (images * 255).round().to(torch.uint8)
-
-
-def _split(recipe: Recipe, data_dir: Path | None) -> _Split:
-    """Official train images cut into training and a balanced held-back part; official test images untouched."""
-    section = recipe.data
-    whole = load(
-        section.name, "train", data_dir=data_dir, limit=section.limit, seed=section.seed, source=section.source
+def _teacher_key(recipe: Recipe, data: Splits) -> str:
+    """What the teacher's weights depend on, hashed: a checkpoint is gone on from only where this is the same."""
+    return _digest(
+        data.source.sha256,
+        recipe.data.model_dump_json(exclude={"source"}),
+        recipe.teacher.model_dump_json(exclude_defaults=True),
     )
-    if section.validation >= len(whole):
-        raise ConfigError(f"recipe {recipe.name}: data.validation is {section.validation} of {len(whole)} images")
-    order = torch.from_numpy(balanced_order(whole.labels.numpy(), section.seed))
-    held, kept = order[: section.validation], order[section.validation :].sort().values
-    pixels = _as_pixels(whole.images)
-    test = load(section.name, "test", data_dir=data_dir, source=section.source)
-    try:
-        shipped = load(section.name, "test", source="shipped")
-    except DataError:
-        shipped = None
-    return _Split((pixels[kept], whole.labels[kept]), (pixels[held], whole.labels[held]), test, shipped, whole)
+
+
+def _student_key(recipe: Recipe, teacher: str, at: _Planned) -> str:
+    """The same for one student; more seeds, arms or variants leave the networks that are done as they are."""
+    section = recipe.student.variant(at.variant)
+    return _digest(
+        teacher,
+        section.model_dump_json(exclude={"seeds", "arms", "variants"}, exclude_defaults=True),
+        recipe.distillation.model_dump_json(),
+        recipe.robustness.model_dump_json(),
+        recipe.transfer.model_dump_json() if at.arm == "transfer" else "",
+        f"{at.arm} {at.seed}",
+    )
 
 
 @dataclass(frozen=True)
-class _Keys:
-    """What a network's weights depend on, hashed: a checkpoint is gone on from only where this is the same."""
+class _Planned:
+    """One student to be trained: "" is the recipe's own variant."""
 
-    teacher: str
-    student: str
+    variant: str
+    arm: Arm
+    seed: int
 
-    @classmethod
-    def of(cls, recipe: Recipe, data: _Split) -> _Keys:
-        def digest(*parts: str) -> str:
-            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    @property
+    def group(self) -> str:
+        """Its name among the arms of metrics.json."""
+        return f"{self.variant}/{self.arm}" if self.variant else self.arm
 
-        teacher = digest(
-            data.source.sha256,
-            recipe.data.model_dump_json(exclude={"source"}),
-            recipe.teacher.model_dump_json(),
-        )
-        # more seeds or arms leave the networks that are done as they are
-        student = digest(
-            teacher,
-            recipe.student.model_dump_json(exclude={"seeds", "arms"}),
-            recipe.distillation.model_dump_json(),
-            recipe.robustness.model_dump_json(),
-        )
-        return cls(teacher, student)
+    @property
+    def title(self) -> str:
+        """Its name in the progress bar."""
+        return f"{self.group} seed {self.seed}"
+
+
+def _plan(recipe: Recipe, *, all_arms: bool) -> list[_Planned]:
+    """The bundle's own arm first, over its seeds; then, with `all_arms`, all others and those of the variants."""
+    own = recipe.student
+    arms = own.arms if all_arms else own.arms[:1]
+    plan = [_Planned("", arm, seed) for arm in arms for seed in own.seeds]
+    for variant in own.variants if all_arms else ():
+        section = own.variant(variant.name)
+        plan += [_Planned(variant.name, arm, seed) for arm in section.arms for seed in section.seeds]
+    return plan
 
 
 class _Reporter:
@@ -157,25 +152,34 @@ class _Reporter:
         return report
 
 
-def _costs(recipe: Recipe) -> tuple[float, float]:
+def _costs(recipe: Recipe, images: Images) -> tuple[float, float]:
     """Relative cost of fitting the teacher and one student, for the ETA: MACs, and what every image costs besides.
 
-    The latter is worth some 4 million MACs on the machine where the shipped bundle was trained.
+    The latter is worth some 4 million MACs on the machine where the shipped bundles were trained.
     """
     with seeded(0):
-        macs = count_macs(recipe.build_student(), recipe.build_teacher())
+        macs = count_macs(recipe.build_student(images=images), recipe.build_teacher(images))
     return (macs.teacher + 4e6) * recipe.teacher.epochs, (macs.student + 4e6) * recipe.student.epochs
 
 
-def _run_metrics(model: nn.Module, seed: int, progress: Progress, data: _Split) -> RunMetrics:
-    test, shipped = data.test, data.shipped
+def _validator(data: Splits) -> Callable[[nn.Module], float]:
+    pixels, labels = data.validation
+
+    def validate(model: nn.Module) -> float:
+        if labels.ndim == 1:
+            return count_correct(model, pixels, labels) / len(labels)
+        return float(mean_iou(confusions(model, pixels, labels, data.classes).sum(0)))
+
+    return validate
+
+
+def _run_metrics(model: nn.Module, seed: int, progress: Progress, data: Splits) -> RunMetrics:
+    test, shipped, classes = data.test, data.shipped, data.classes
     return RunMetrics(
         seed=seed,
-        validation=Score.of(count_correct(model, *data.validation), len(data.validation[1])),
-        test=Score.of(count_correct(model, test.images, test.labels), len(test)),
-        shipped_test=None
-        if shipped is None
-        else Score.of(count_correct(model, shipped.images, shipped.labels), len(shipped)),
+        validation=score(model, *data.validation, classes),
+        test=score(model, test.images, test.labels, classes),
+        shipped_test=None if shipped is None else score(model, shipped.images, shipped.labels, classes),
         epochs=progress.epochs_done,
         seconds=round(progress.seconds, 1),
         curve=[(r.epoch, round(r.loss, 5), round(r.validation, 5)) for r in progress.curve],
@@ -183,18 +187,19 @@ def _run_metrics(model: nn.Module, seed: int, progress: Progress, data: _Split) 
 
 
 def _train_teacher(
-    recipe: Recipe, data: _Split, work: Path, key: str, report: Callable[..., None]
-) -> tuple[Teacher, RunMetrics]:
+    recipe: Recipe, data: Splits, images: Images, work: Path, key: str, report: Callable[..., None]
+) -> tuple[nn.Module, RunMetrics]:
     section = recipe.teacher
     with seeded(mix_seed(section.seed, 1)):
-        teacher = recipe.build_teacher().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher = recipe.build_teacher(images).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pixels, labels = data.train
     progress = fit(
         teacher,
-        lambda epoch: augmented(pixels, section.augment, mix_seed(section.seed, 2, epoch)),
-        labels,
-        data.validation,
-        lambda logits, targets, _: cross_entropy(logits, targets),
+        lambda epoch: (augmented(pixels, section.augment, mix_seed(section.seed, 2, epoch)), labels),
+        _validator(data),
+        lambda model, shown, truth, _: cross_entropy(
+            model(shown), truth, ignore_index=NO_CLASS, label_smoothing=section.label_smoothing
+        ),
         section,
         seed=mix_seed(section.seed, 3),
         key=key,
@@ -204,57 +209,30 @@ def _train_teacher(
     return teacher, _run_metrics(teacher, section.seed, progress, data)
 
 
-class _Views:
-    """The fixed draws of augmented training images, with the teacher's logits on each, made when first asked for."""
-
-    def __init__(self, recipe: Recipe, data: _Split, teacher: Teacher) -> None:
-        self._recipe, self._pixels, self._teacher = recipe, data.train[0], teacher
-        self._made: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def at(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """(uint8 images, teacher logits) of the view that `epoch` trains on."""
-        index = epoch % self._recipe.student.augment.views
-        if index not in self._made:
-            pixels = augmented(self._pixels, self._recipe.student.augment, mix_seed(self._recipe.data.seed, 4, index))
-            self._made[index] = (pixels, logits_of(self._teacher, pixels))
-        return self._made[index]
-
-
 def _train_student(
-    recipe: Recipe, data: _Split, views: _Views, arm: str, seed: int, work: Path, key: str, report: Callable[..., None]
+    recipe: Recipe,
+    data: Splits,
+    images: Images,
+    views: Views,
+    at: _Planned,
+    work: Path,
+    key: str,
+    report: Callable[..., None],
 ) -> tuple[Student, RunMetrics]:
-    with seeded(mix_seed(seed, 5)):
-        student = recipe.build_student()
-    alpha = recipe.distillation.alpha if arm == "distilled" else 0.0
-    current: dict[str, Tensor] = {}
-
-    def view(epoch: int) -> Tensor:
-        pixels, current["teacher"] = views.at(epoch)
-        return pixels
-
-    def loss(logits: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
-        return distillation_loss(
-            logits,
-            targets,
-            current["teacher"][chosen],
-            temperature=recipe.distillation.temperature,
-            alpha=alpha,
-        )
-
+    student = make_student(recipe, at.variant, at.arm, at.seed, images)
+    view, objective = objective_of(recipe, at.arm, views)
     progress = fit(
         student,
         view,
-        data.train[1],
-        data.validation,
-        loss,
+        _validator(data),
+        objective,
         recipe.student,
-        seed=mix_seed(seed, 6),
-        key=f"{key} {arm} {seed}",
-        checkpoint=work / f"{arm}-{seed}.safetensors",
-        robustness=recipe.robustness,
+        seed=mix_seed(at.seed, 6),
+        key=key,
+        checkpoint=work / f"{at.group.replace('/', '-')}-{at.seed}.safetensors",
         report=report,
     )
-    return student, _run_metrics(student, seed, progress, data)
+    return student, _run_metrics(student, at.seed, progress, data)
 
 
 def train(
@@ -264,6 +242,7 @@ def train(
     progress: Callable[[TrainProgress], None] | None = None,
     data_dir: Path | None = None,
     overwrite: bool = False,
+    arms: bool = True,
 ) -> Bundle:
     """Train a recipe, or go on with a training of it that was cut off, and write the bundle.
 
@@ -275,6 +254,8 @@ def train(
         The bundle's folder; it appears when training is complete, never before.
     progress
         Called about every twenty batches. What it raises ends the training, which can then be resumed.
+    arms
+        Train every arm and variant of the recipe; off, only the student that the bundle will hold.
 
     Raises
     ------
@@ -289,27 +270,40 @@ def train(
     out_dir = Path(out_dir)
     if out_dir.exists() and not overwrite:
         raise ModelError(f"{out_dir}: exists already; choose another place, or say to overwrite it")
-    data = _split(recipe, data_dir)
+    images, data = recipe.images(), splits_of(recipe, data_dir)
     work = out_dir.with_name(f".{out_dir.name}.training")
-    keys = _Keys.of(recipe, data)
-    plan = [(arm, seed) for arm in recipe.student.arms for seed in recipe.student.seeds]
-    teacher_cost, student_cost = _costs(recipe)
-    reporter = _Reporter(
-        [("teacher", teacher_cost), *((f"{arm} seed {seed}", student_cost) for arm, seed in plan)], progress
-    )
-    teacher, teacher_run = _train_teacher(recipe, data, work, keys.teacher, reporter.stage(recipe.teacher.epochs))
-    views = _Views(recipe, data, teacher)
-    trained: dict[tuple[str, int], tuple[Student, RunMetrics]] = {}
-    for arm, seed in plan:
+    plan = _plan(recipe, all_arms=arms)
+    teacher_cost, student_cost = _costs(recipe, images)
+    reporter = _Reporter([("teacher", teacher_cost), *((at.title, student_cost) for at in plan)], progress)
+    key = _teacher_key(recipe, data)
+    teacher, teacher_run = _train_teacher(recipe, data, images, work, key, reporter.stage(recipe.teacher.epochs))
+    views = Views(recipe, data, teacher)
+    runs: dict[str, list[RunMetrics]] = {}
+    best: tuple[float, Student, _Planned] | None = None
+    for at in plan:
         report = reporter.stage(recipe.student.epochs)
-        trained[arm, seed] = _train_student(recipe, data, views, arm, seed, work, keys.student, report)
-    first = recipe.student.arms[0]
-    # chosen on held-back training images, so that the test figures stay honest; within the first arm of the recipe
-    best = max(recipe.student.seeds, key=lambda seed: (trained[first, seed][1].validation.correct, -seed))
-    student = trained[first, best][0]
-    arms = {"teacher": ArmMetrics.of([teacher_run])}
-    for arm in recipe.student.arms:
-        arms[arm] = ArmMetrics.of([trained[arm, seed][1] for seed in recipe.student.seeds])
+        own = _student_key(recipe, key, at)
+        student, run = _train_student(recipe, data, images, views, at, work, own, report)
+        runs.setdefault(at.group, []).append(run)
+        # chosen on held-back images, so that the test figures stay honest; within the first arm of the recipe
+        if at.group == plan[0].group and (best is None or run.validation.accuracy > best[0]):
+            best = (run.validation.accuracy, student, at)
+    if best is None:
+        raise ConfigError(f"recipe {recipe.name}: trains no student")
+    student = best[1]
+    measured = {"teacher": ArmMetrics.of([teacher_run], arm="teacher", parameters=_parameters(teacher))}
+    for at in plan:
+        section = recipe.student.variant(at.variant)
+        with seeded(0):
+            built = recipe.build_student(at.variant, images)
+        measured[at.group] = ArmMetrics.of(
+            runs[at.group],
+            arm=at.arm,
+            variant=at.variant,
+            detection=section.detection,
+            after_detection=section.backend.after_detection,
+            parameters=_parameters(built.backend),
+        )
     metrics = Metrics(
         recipe_sha256=recipe.sha256,
         detection=recipe.student.detection,
@@ -322,9 +316,13 @@ def train(
             train_sha256=data.source.sha256,
             test_sha256=data.test.sha256,
             shipped_test_sha256=data.shipped.sha256 if data.shipped else None,
+            shape=images.shape,
+            classes=images.classes,
+            task=images.task,
+            licence=known_set(data.source.name).licence,
         ),
-        selected=Selected(arm=first, seed=best),
-        arms=arms,
+        selected=Selected(arm=plan[0].group, seed=best[2].seed),
+        arms=measured,
         macs=count_macs(student, teacher).as_dict(),
         made_with={
             "torch": torch.__version__,
@@ -344,6 +342,10 @@ def train(
     )
     shutil.rmtree(work, ignore_errors=True)
     return bundle
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _as_toml(recipe: Recipe) -> str:

@@ -16,7 +16,7 @@ from labctl.errors import ModelError
 from labctl.learning.bundle import Bundle
 from labctl.learning.data import ImageSet
 from labctl.learning.metrics import wilson
-from labctl.learning.student import Backend
+from labctl.learning.backend import Backend
 from labctl.optics.detection import Detection, expected_tiles
 from labctl.optics.encoders import EncoderSpec
 from labctl.optics.fidelity import pearson
@@ -63,9 +63,9 @@ class Task:
             If image size or classes do not fit.
         """
         front = bundle.student.front
-        if tuple(test.images.shape[1:]) != (front.in_channels, front.image, front.image):
+        if tuple(test.images.shape[1:]) != (front.in_channels, *front.image):
             raise ModelError(
-                f"model '{bundle.name}' takes {front.in_channels} x {front.image} x {front.image} images, "
+                f"model '{bundle.name}' takes {front.in_channels} x {front.image[0]} x {front.image[1]} images, "
                 f"{test.name} has {' x '.join(map(str, test.images.shape[1:]))}"
             )
         return Task(bundle.name, bundle.sha256, test.sha256, f"{test.name}, {test.source}", bundle, test, train)
@@ -163,7 +163,7 @@ def deploy(
     """Compile the model, show it, find the exposure time and the one gain; training images only."""
     image = task.bundle.student.front.image
     deployment = compile_deployment(
-        task.kernels, facts, image=(image, image), detection=task.detection, encoder=encoder, calibrated=calibrated
+        task.kernels, facts, image=image, detection=task.detection, encoder=encoder, calibrated=calibrated
     )
     yield Log(
         f"{task.model}: {len(deployment.kernels)} tiles by {deployment.encoder.name}, "

@@ -43,7 +43,7 @@ def prove(engine: Engine, procedure: Procedure[Any], *, provenance: Mapping[str,
     facts = bench.facts if procedure.calibrated else uncalibrated(bench.facts)
     image = task.bundle.student.front.image
     deployment = compile_deployment(
-        task.kernels, facts, image=(image, image), detection=task.detection, encoder=procedure.encoder,
+        task.kernels, facts, image=image, detection=task.detection, encoder=procedure.encoder,
         calibrated=procedure.calibrated,
     )  # fmt: skip
     marks = marks_for(deployment, facts)

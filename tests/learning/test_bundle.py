@@ -15,7 +15,7 @@ from torch.nn.functional import conv2d
 from labctl.errors import ModelError
 from labctl.learning.bundle import find_bundle, list_bundles, load_bundle, save_bundle
 from labctl.learning.data import load
-from labctl.learning.fit import count_correct
+from labctl.learning.scoring import count_correct
 from labctl.learning.train import train
 
 SHIPPED = Path(__file__).parents[2] / "models" / "fashion-mnist-sclc"

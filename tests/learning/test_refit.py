@@ -10,11 +10,11 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from labctl.errors import ModelError
+from labctl.learning.backend import Backend
 from labctl.learning.bundle import load_bundle
 from labctl.learning.data import load
-from labctl.learning.fit import logits_of
 from labctl.learning.refit import RefitProgress, refit_backend, restandardised
-from labctl.learning.student import Backend
+from labctl.learning.scoring import logits_of
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -10,7 +10,8 @@ from torch.nn.functional import conv2d
 
 from labctl.errors import ModelError
 from labctl.learning.accounting import count_macs
-from labctl.learning.student import Backend, SpectralCascade, Student
+from labctl.learning.backend import Backend
+from labctl.learning.student import SpectralCascade, Student
 from labctl.learning.teacher import Teacher
 
 fronts = st.builds(
@@ -27,7 +28,7 @@ def build(case: tuple) -> tuple[SpectralCascade, torch.Tensor]:
     seed, cls, args = case
     torch.manual_seed(seed)
     front = cls(*args)
-    return front, torch.rand(3, front.in_channels, front.image, front.image)
+    return front, torch.rand(3, front.in_channels, *front.image)
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,7 +74,7 @@ def test_the_student_is_linear_up_to_its_first_fully_connected_layer() -> None:
 
 def test_relu_after_detection_is_not_linear_and_says_so_in_the_back_end() -> None:
     torch.manual_seed(0)
-    plain, bent = Backend(), Backend(relu_after_detection=True)
+    plain, bent = Backend(), Backend(after_detection="relu")
     bent.load_state_dict(plain.state_dict())
     features = torch.randn(4, 8, 28, 28)
     assert not torch.allclose(plain.eval()(features), bent.eval()(features))
@@ -81,7 +82,7 @@ def test_relu_after_detection_is_not_linear_and_says_so_in_the_back_end() -> Non
 
 def test_a_28_image_and_three_3x3_layers_need_a_34_grid() -> None:
     front = SpectralCascade()
-    assert (front.kernel, front.grid) == (7, 34)
+    assert (front.kernel, front.grid) == (7, (34, 34))
     assert front.masks().shape == (8, 1, 34, 18)
 
 
@@ -116,5 +117,5 @@ def test_macs_by_hand() -> None:
     assert macs.student == macs.optical + macs.electronic
     assert macs.collapsed == 784 * 128 + 128 * 10
     assert macs.teacher == 9 * (32 * 784 + 32 * 64 * 196 + 64 * 128 * 49) + 128 * 9 * 10
-    bent = Student(SpectralCascade(), Backend(relu_after_detection=True))
+    bent = Student(SpectralCascade(), Backend(after_detection="relu"))
     assert count_macs(bent, Teacher()).collapsed == macs.student, "a ReLU in between cannot be folded away"

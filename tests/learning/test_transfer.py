@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from labctl.learning.distill import distillation_loss
 from labctl.learning.metrics import ArmMetrics, RunMetrics, Score, wilson
+from labctl.learning.transfer import distillation_loss
 
 
 def test_against_a_hand_computation() -> None:

@@ -1,0 +1,55 @@
+"""Knowledge transfer from teacher to student: soft labels, and the tangent kernel."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from labctl.learning.data import NO_CLASS
+
+
+def _per_decision(logits: Tensor) -> Tensor:
+    """[decisions, classes]: one row per image, or per pixel where logits are [n, classes, y, x]."""
+    return logits if logits.ndim == 2 else logits.movedim(1, -1).flatten(0, -2)
+
+
+def distillation_loss(
+    logits: Float[Tensor, "n classes *size"],
+    labels: Int64[Tensor, "n ..."],
+    teacher_logits: Float[Tensor, "n classes *size"] | None,
+    *,
+    temperature: float,
+    alpha: float,
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """alpha T^2 KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) CE(student, labels).
+
+    The loss of Hinton, Vinyals, Dean (arXiv:1503.02531), as used in arXiv:2102.13323. Mean over the batch (and over
+    pixels), in nats. Without teacher logits, or with `alpha` 0, the plain cross entropy. T^2 keeps the size of the soft
+    term's gradient when T changes. Pixels without a class count in the soft term alone.
+    """
+
+    def hard() -> Tensor:
+        return cross_entropy(logits, labels, ignore_index=NO_CLASS, label_smoothing=label_smoothing)
+
+    if teacher_logits is None or alpha == 0:
+        return hard()
+    soft = kl_div(
+        log_softmax(_per_decision(logits) / temperature, dim=1),
+        log_softmax(_per_decision(teacher_logits) / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    loss = alpha * temperature**2 * soft
+    return loss if alpha == 1 else loss + (1 - alpha) * hard()
+
+
+def alignment(first: Float[Tensor, "n n"], second: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """Centred kernel alignment of two Gram matrices of the same images, -1 to 1 (Cortes et al., JMLR 13, 2012)."""
+    first, second = (
+        kernel - kernel.mean(0, keepdim=True) - kernel.mean(1, keepdim=True) + kernel.mean()
+        for kernel in (first, second)
+    )
+    scale = first.square().sum().sqrt() * second.square().sum().sqrt()
+    return (first * second).sum() / scale.clamp_min(1e-12)
