@@ -29,12 +29,17 @@ def train(
         Path | None, typer.Option(help="Folder of the data set; default: see `labctl data list`.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Train the students with this seed only, not the recipe's.")] = None,
+    arms: Annotated[
+        bool,
+        typer.Option("--arms", help="Train every arm and variant of the recipe, not only the student of the bundle."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="No bar; the metrics as JSON on standard output.")] = False,
 ) -> None:
     """Train a recipe into a model bundle.
 
-    Ctrl-C stops it; the same command goes on from the last whole epoch.
+    Ctrl-C stops it; the same command goes on from the last whole epoch. The controls (labels alone, random masks, no
+    optical layer, ...) are trained with --arms, and stand in metrics.json beside the student.
     """
     from labctl.errors import Aborted
     from labctl.learning.recipe import Recipe, load_recipe
@@ -48,10 +53,10 @@ def train(
         what = Recipe.model_validate(values)
     try:
         if json:
-            bundle = run(what, target, data_dir=data_dir, overwrite=force)
+            bundle = run(what, target, data_dir=data_dir, overwrite=force, arms=arms)
         else:
             with _Bar() as update:
-                bundle = run(what, target, progress=update, data_dir=data_dir, overwrite=force)
+                bundle = run(what, target, progress=update, data_dir=data_dir, overwrite=force, arms=arms)
     except KeyboardInterrupt as error:
         raise Aborted("the same command goes on from the last whole epoch") from error
     if json:

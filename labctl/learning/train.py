@@ -72,7 +72,7 @@ def _teacher_key(recipe: Recipe, data: Splits) -> str:
     """What the teacher's weights depend on, hashed: a checkpoint is gone on from only where this is the same."""
     return _digest(
         data.source.sha256,
-        recipe.data.model_dump_json(exclude={"source"}),
+        recipe.data.model_dump_json(exclude={"source"}, exclude_defaults=True),
         recipe.teacher.model_dump_json(exclude_defaults=True),
     )
 
@@ -242,7 +242,7 @@ def train(
     progress: Callable[[TrainProgress], None] | None = None,
     data_dir: Path | None = None,
     overwrite: bool = False,
-    arms: bool = True,
+    arms: bool = False,
 ) -> Bundle:
     """Train a recipe, or go on with a training of it that was cut off, and write the bundle.
 
@@ -255,7 +255,7 @@ def train(
     progress
         Called about every twenty batches. What it raises ends the training, which can then be resumed.
     arms
-        Train every arm and variant of the recipe; off, only the student that the bundle will hold.
+        Train every arm and variant of the recipe, not only the student that the bundle will hold.
 
     Raises
     ------
