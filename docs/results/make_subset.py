@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labctl.learning.data import SHIPPED, _locate, _read, balanced_order, known_set
+from labctl.learning.data import SHIPPED, balanced_order, known_set, read_raw
 
 COUNTS = {"train": 5000, "test": 1000}
 
@@ -31,8 +31,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     for split, stem in (("train", "train"), ("test", "t10k")):
-        files, _ = _locate(known, split, data_dir, "full")
-        images, labels = _read(known, files, split)
+        images, labels, _, _ = read_raw(known.name, split, data_dir=data_dir, source="full")
         chosen = np.sort(balanced_order(labels, None)[: COUNTS[split]])
         write_idx(folder / f"{stem}-images-idx3-ubyte.gz", images[chosen, 0])
         write_idx(folder / f"{stem}-labels-idx1-ubyte.gz", labels[chosen])

@@ -11,7 +11,7 @@ import torch
 
 from labctl.errors import DataError, LabctlError
 from labctl.learning.data import balanced_order, default_dir, fetch_hint, find_sets, load
-from labctl.learning.idx import read_idx
+from labctl.learning.sets.idx import read_idx
 
 from .conftest import idx_bytes, write_fashion
 
