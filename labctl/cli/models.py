@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labctl.cli.models_cost import cost
+
 if TYPE_CHECKING:
     from labctl.learning.bundle import Bundle
 
 app = typer.Typer(help="Trained networks: list them, look into one.", no_args_is_help=True)
+app.command("cost")(cost)
 
 ModelsDir = Annotated[Path | None, typer.Option(help="Folder of the bundles; default: models/ of the workspace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
