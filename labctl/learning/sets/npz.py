@@ -188,8 +188,8 @@ class NpzWriter:
     ...     writer.write("x_train", (2, 28, 28, 1), iter([block]))  # doctest: +SKIP
     """
 
-    def __init__(self, path: Path) -> None:
-        self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+    def __init__(self, path: Path, *, append: bool = False) -> None:
+        self._archive = zipfile.ZipFile(path, "a" if append else "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def __enter__(self) -> NpzWriter:
         return self
