@@ -33,6 +33,9 @@ def train(
         bool,
         typer.Option("--arms", help="Train every arm and variant of the recipe, not only the student of the bundle."),
     ] = False,
+    compile_step: Annotated[
+        bool, typer.Option("--compile", help="Compile the training step: faster; needs a C++ compiler.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="No bar; the metrics as JSON on standard output.")] = False,
 ) -> None:
@@ -53,10 +56,12 @@ def train(
         what = Recipe.model_validate(values)
     try:
         if json:
-            bundle = run(what, target, data_dir=data_dir, overwrite=force, arms=arms)
+            bundle = run(what, target, data_dir=data_dir, overwrite=force, arms=arms, compiled=compile_step)
         else:
             with _Bar() as update:
-                bundle = run(what, target, progress=update, data_dir=data_dir, overwrite=force, arms=arms)
+                bundle = run(
+                    what, target, progress=update, data_dir=data_dir, overwrite=force, arms=arms, compiled=compile_step
+                )
     except KeyboardInterrupt as error:
         raise Aborted("the same command goes on from the last whole epoch") from error
     if json:

@@ -1,7 +1,7 @@
 """The model bundle: a folder that holds a trained network, how it was made, and how good it is.
 
-`recipe.toml`, `student.safetensors`, `teacher.safetensors`, `metrics.json`, `README.md` (the card). The loader rebuilds
-the modules from the recipe and puts the weights in; nothing is unpickled.
+`recipe.toml`, `student.safetensors`, `teacher.safetensors` (absent for a student that was imported), `metrics.json`,
+`README.md` (the card). The loader rebuilds the modules from the recipe and puts the weights in; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from labctl.learning.recipe import Recipe, parse_recipe
 from labctl.learning.student import Student
 
 FILES = ("recipe.toml", "student.safetensors", "teacher.safetensors", "metrics.json", "README.md")
+TEACHER = FILES[2]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Bundle:
 
     Attributes
     ----------
+    teacher
+        None for a student that was trained elsewhere and imported.
     sha256
         Of the recipe (line ends normalised) and both weight files: two bundles that compute the same have the same.
     """
@@ -44,9 +47,17 @@ class Bundle:
     path: Path
     recipe: Recipe
     student: Student
-    teacher: nn.Module
+    teacher: nn.Module | None
     metrics: Metrics
     sha256: str
+
+    def guide(self) -> nn.Module:
+        """The teacher; ModelError where there is none."""
+        if self.teacher is None:
+            raise ModelError(
+                f"model '{self.name}' was imported and has no teacher: use its labels alone, or a model trained here"
+            )
+        return self.teacher
 
 
 def _put_weights(module: nn.Module, content: bytes, path: Path) -> None:
@@ -86,10 +97,10 @@ def load_bundle(path: Path) -> Bundle:
     if not path.is_dir():
         raise ModelError(f"{path}: no such model bundle; `labctl models list` shows those there are")
     missing = [name for name in FILES[:4] if not (path / name).is_file()]
-    if missing:
+    if [name for name in missing if name != TEACHER]:
         raise ModelError(f"{path}: is no whole model bundle, {', '.join(missing)} missing")
     try:
-        content = {name: (path / name).read_bytes() for name in FILES[:4]}
+        content = {name: (path / name).read_bytes() for name in FILES[:4] if name not in missing}
     except OSError as error:
         raise ModelError(f"{error.filename}: cannot be read ({error.strerror})") from error
     try:
@@ -104,14 +115,18 @@ def load_bundle(path: Path) -> Bundle:
         raise ModelError(f"{path / 'metrics.json'}: is damaged ({where or 'file'}: {first['msg']})") from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{path / 'recipe.toml'}: is no UTF-8 text ({error})") from error
+    if missing and recipe.imported is None:
+        raise ModelError(f"{path}: is no whole model bundle, {TEACHER} missing")
     images = metrics.data.images() or recipe.images()
     with seeded(0):
-        student, teacher = recipe.build_student(images=images), recipe.build_teacher(images)
+        student = recipe.build_student(images=images)
+        teacher = None if missing else recipe.build_teacher(images)
     _put_weights(student, content["student.safetensors"], path / "student.safetensors")
-    _put_weights(teacher, content["teacher.safetensors"], path / "teacher.safetensors")
+    if teacher is not None:
+        _put_weights(teacher, content[TEACHER], path / TEACHER)
     digest = hashlib.sha256("\n".join(text.splitlines()).encode())
     digest.update(content["student.safetensors"])
-    digest.update(content["teacher.safetensors"])
+    digest.update(content.get(TEACHER, b""))
     return Bundle(path.resolve().name, path, recipe, student, teacher, metrics, digest.hexdigest())
 
 
@@ -120,7 +135,7 @@ def save_bundle(
     *,
     recipe_text: str,
     student: Student,
-    teacher: nn.Module,
+    teacher: nn.Module | None,
     metrics: Metrics,
     card: str,
     overwrite: bool = False,
@@ -143,7 +158,8 @@ def save_bundle(
     old = path.with_name(f".{path.name}.old")
     try:
         write_tensors(part / "student.safetensors", student.state_dict())
-        write_tensors(part / "teacher.safetensors", teacher.state_dict())
+        if teacher is not None:
+            write_tensors(part / TEACHER, teacher.state_dict())
         for name, text in (
             ("recipe.toml", recipe_text),
             ("metrics.json", metrics.model_dump_json(indent=1) + "\n"),

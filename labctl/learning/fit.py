@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from labctl.learning.checkpoint import EpochRecord, Progress, load_checkpoint, save_checkpoint
 from labctl.learning.recipe import AugmentSection, FitSection, RobustnessSection
 from labctl.learning.scoring import as_images, device_of
+from labctl.learning.segmentation import augmented_pairs
 
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, images in 0..1, labels, indices of the images in the training set) -> loss to be made small."""
@@ -59,6 +60,17 @@ def augmented(
             dy, dx = divmod(index, span)
             drawn[chosen] = padded[chosen, :, dy : dy + height, dx : dx + width]
     return drawn
+
+
+def drawn_pairs(
+    images: UInt8[Tensor, "n channels y x"], labels: Int64[Tensor, "n ..."], augment: AugmentSection, seed: int
+) -> tuple[UInt8[Tensor, "n channels y x"], Int64[Tensor, "n ..."]]:
+    """One seeded draw of all that `augment` asks for; labels of pixels move with the images."""
+    if labels.ndim == 1 and augment.zoom == (1, 1) and not augment.colour:
+        return augmented(images, augment, seed), labels
+    return augmented_pairs(
+        images, labels, seed, flip=augment.flip, shift_px=augment.shift_px, zoom=augment.zoom, colour=augment.colour
+    )
 
 
 def jittered(features: Float[Tensor, "n maps y x"], robustness: RobustnessSection) -> Float[Tensor, "n maps y x"]:
@@ -123,7 +135,8 @@ def fit(
                 step = epoch * per_epoch + number
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(section, step, steps)
-                value = objective(model, as_images(pixels[chosen].to(device)), labels[chosen].to(device), chosen)
+                images = as_images(pixels[chosen].to(device)).contiguous(memory_format=torch.channels_last)
+                value = objective(model, images, labels[chosen].to(device), chosen)
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from labctl.errors import ModelError
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 _STUDENT_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -145,7 +147,7 @@ class Selected(_File):
 
     arm: str
     seed: int
-    by: Literal["validation"] = "validation"
+    by: Literal["validation", "import"] = "validation"
 
 
 class Metrics(_File):
@@ -160,6 +162,19 @@ class Metrics(_File):
     macs: dict[str, int]
     made_with: dict[str, str]
 
+    @property
+    def measured(self) -> bool:
+        """Whether the accuracy of the bundle's student is known."""
+        return self.selected.arm in self.arms
+
     def chosen(self) -> RunMetrics:
-        """The run whose weights are in the bundle."""
+        """The run whose weights are in the bundle.
+
+        Raises
+        ------
+        ModelError
+            Its accuracy was never measured: a network that was imported without an image set.
+        """
+        if not self.measured:
+            raise ModelError("its accuracy was never measured: import it again, with --data SET")
         return next(run for run in self.arms[self.selected.arm].runs if run.seed == self.selected.seed)

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from labctl.errors import ConfigError, DataError
 from labctl.learning.backend import AfterDetection, Backend, PoolKind
 from labctl.learning.data import Source, Task, known_set
+from labctl.learning.imported import ImportedSection
+from labctl.learning.segmentation import SegmentationBackend, UNet
 from labctl.learning.student import SpectralCascade, Student
 from labctl.learning.teacher import ResidualTeacher, Teacher
 from labctl.optics.detection import Detection
@@ -67,19 +69,23 @@ class DataSection(Section):
 class AugmentSection(Section):
     """[teacher.augment], [student.augment]: flips and shifts of the training images, left to right and by pixels.
 
-    The teacher sees a fresh draw in every epoch; the students cycle through `views` fixed draws, so that the teacher's
-    logits on them are computed once.
+    `zoom` is the least and greatest magnification, `colour` the spread of brightness, channels and gamma (see
+    `labctl.learning.segmentation.augmented_pairs`). The teacher sees a fresh draw in every epoch; the students cycle
+    through `views` fixed draws, so that the teacher's logits on them are computed once.
     """
 
     flip: bool = False
     shift_px: Annotated[int, Field(ge=0, le=8)] = 0
+    zoom: tuple[Annotated[float, Field(gt=0, le=8)], Annotated[float, Field(gt=0, le=8)]] = (1.0, 1.0)
+    colour: Fraction = 0.0
     views: Positive = 1
 
 
 class FitSection(Section):
     """How one network is fitted: AdamW, a linear warm-up over a tenth of the steps, then a cosine to zero.
 
-    `label_smoothing` is the share of every hard label that goes to all classes alike.
+    `label_smoothing` is the share of every hard label that goes to all classes alike. `class_weight_power` weighs hard
+    labels by the share of their class to the minus that power: 0 all labels alike, 1 all classes alike.
     """
 
     epochs: Positive = 10
@@ -87,13 +93,14 @@ class FitSection(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weight_power: Fraction = 0.0
     augment: AugmentSection = AugmentSection()
 
 
 class TeacherSection(FitSection):
     """[teacher]: its network (see `labctl.learning.teacher`), widths of its blocks, its seed, and how it is fitted."""
 
-    network: Literal["cnn", "resnet"] = "cnn"
+    network: Literal["cnn", "resnet", "unet"] = "cnn"
     widths: tuple[Positive, ...] = (32, 64, 128)
     seed: int = 0
 
@@ -106,6 +113,7 @@ class BackendSection(Section):
     hidden: Positive | tuple[Positive, ...] = 128
     after_detection: AfterDetection = "linear"
     norm: bool = True
+    hidden_norm: bool = False
     offset: bool = False
 
 
@@ -130,13 +138,16 @@ class VariantSection(Section):
 class StudentSection(FitSection):
     """[student]: the optical front, the detection that it is trained for, the seeds and arms, and how it is fitted.
 
-    The bundle holds the best seed, on held-back images, of the first arm.
+    The bundle holds the best seed, on held-back images, of the first arm. `whitened` trains the first layer's kernels
+    in the coordinates in which patches of the images are white (`SpectralCascade.whiten`): the same kernels in the end,
+    found in fewer epochs.
     """
 
     maps: Positive = 8
     kernel_sizes: tuple[Positive, ...] = (3, 3, 3)
     hidden: tuple[Positive, ...] | None = None
     spectral_pool: Positive = 1
+    whitened: bool = False
     detection: DetectionName = "paired"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("distilled",)
@@ -162,7 +173,11 @@ class DistillSection(Section):
 
 
 class TransferSection(Section):
-    """[transfer]: the arm "transfer" adds `weight` x tangent-kernel mismatch to the loss, see `learning.transfer`."""
+    """[transfer]: what the arm "transfer" adds to the loss, `weight` times.
+
+    For classes of images the mismatch of tangent kernels (see `learning.transfer`), for classes of pixels channel-wise
+    distillation at the temperature of [distillation] (see `learning.segmentation`).
+    """
 
     weight: Annotated[float, Field(ge=0)] = 1.0
 
@@ -191,6 +206,7 @@ class Recipe(Section):
     distillation: DistillSection = DistillSection()
     transfer: TransferSection = TransferSection()
     robustness: RobustnessSection = RobustnessSection()
+    imported: ImportedSection | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
@@ -232,6 +248,8 @@ class Recipe(Section):
         images
             What is known of the data set; default: as the set called `data.name` says.
         """
+        if self.imported is not None:
+            return self.imported.build_student()
         about, section = images or self.images(), self.student.variant(variant)
         channels, *size = about.shape
         front = SpectralCascade(
@@ -239,25 +257,23 @@ class Recipe(Section):
             section.spectral_pool,
         )  # fmt: skip
         options = section.backend
-        backend = Backend(
-            section.maps,
-            front.map_size,
-            len(about.classes),
-            pool=options.pool,
-            pool_kind=options.pool_kind,
-            hidden=options.hidden,
-            after_detection=options.after_detection,
-            norm=options.norm,
-            offset=options.offset,
-        )
-        return Student(front, backend)
+        chosen = options.model_dump()
+        electronics: type[Backend] = Backend
+        if about.task == "segmentation":
+            electronics = SegmentationBackend
+            del chosen["hidden_norm"]  # its convolutions have batch norms anyhow
+        return Student(front, electronics(section.maps, front.map_size, len(about.classes), **chosen))
 
-    def build_teacher(self, images: Images | None = None) -> Teacher | ResidualTeacher:
+    def build_teacher(self, images: Images | None = None) -> Teacher | ResidualTeacher | UNet:
         """A teacher of this recipe with fresh weights from torch's global generator."""
         about = images or self.images()
         channels, *size = about.shape
-        network = Teacher if self.teacher.network == "cnn" else ResidualTeacher
-        return network(self.teacher.widths, channels, size, len(about.classes))
+        networks: dict[str, type[Teacher | ResidualTeacher | UNet]] = {
+            "cnn": Teacher,
+            "resnet": ResidualTeacher,
+            "unet": UNet,
+        }
+        return networks[self.teacher.network](self.teacher.widths, channels, size, len(about.classes))
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
@@ -313,6 +329,10 @@ def load_recipe(path: Path) -> Recipe:
         Missing, no TOML, an unknown key or a value out of range. Names the file, the key and the nearest known one.
     """
     recipe = parse_recipe(recipe_text(path), path=path)
+    if recipe.imported is not None:
+        raise ConfigError(
+            f"{path}: its student was imported from {recipe.imported.file}; there is nothing to train again"
+        )
     try:
         recipe.images()
     except DataError as error:

@@ -42,10 +42,8 @@ def restandardised(backend: Backend, features: Float[Tensor, "n maps y x"]) -> B
     """
     refitted = copy.deepcopy(backend)
     norm = refitted.norm
-    if refitted.offset is not None:
-        features = features + refitted.offset
     with torch.no_grad():
-        variance, mean = torch.var_mean(features.float(), dim=(0, 2, 3))
+        variance, mean = torch.var_mean(refitted.used(features).float(), dim=(0, 2, 3))
         if norm is not None and norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)

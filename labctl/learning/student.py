@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
 from labctl.errors import ModelError
 from labctl.learning.backend import Backend, image_size
@@ -61,6 +62,17 @@ class SpectralConv(nn.Module):
     def extra_repr(self) -> str:
         out, in_, size, _ = self.weight.shape
         return f"{in_} -> {out}, {size}x{size}"
+
+
+class _Whitened(nn.Module):
+    """Kernels [out, in, y, x] times a fixed matrix [in y x, in y x]."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight.flatten(1) @ cast(Tensor, self.matrix)).view_as(weight)
 
 
 class SpectralCascade(nn.Module):
@@ -127,6 +139,36 @@ class SpectralCascade(nn.Module):
         rows, columns = (-(-(side + self.kernel - 1) // spectral_pool) * spectral_pool for side in self.image)
         self.grid = (rows, columns)
         self.map_size = (-(-self.image[0] // spectral_pool), -(-self.image[1] // spectral_pool))
+
+    def whiten(self, images: Float[Tensor, "n channels y x"], *, floor: float = 1e-3) -> None:
+        """Train the first layer in coordinates in which patches of `images` have unit covariance; `settle` ends it.
+
+        Neighbouring pixels are so alike that plain gradients hardly reach the finer details of a kernel. With the
+        patches' covariance C, the kernel becomes ``(C + floor)^(-1/2) v`` and v is trained (ZCA whitening as in Coates,
+        Lee, Ng, AISTATS 2011, moved from the image to the kernel, which is the same by linearity).
+
+        Parameters
+        ----------
+        images
+            Some hundred training images, 0 to 1.
+        floor
+            Added to the variances, in units of the image's square: keeps noise from being blown up.
+        """
+        first = self._layers()[0]
+        size = first.weight.shape[-1]
+        patches = nn.functional.unfold(images, size).transpose(1, 2).flatten(0, 1).double()
+        patches = patches - patches.mean(0)
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        matrix = vectors @ torch.diag((values.clamp_min(0) + floor).rsqrt()) @ vectors.T
+        with torch.no_grad():
+            first.weight.normal_(std=first.weight[0].numel() ** -0.5)
+        register_parametrization(first, "weight", _Whitened(matrix.to(first.weight.dtype)))
+
+    def settle(self) -> None:
+        """End `whiten`: keep the kernels as they are, as plain weights again."""
+        first = self._layers()[0]
+        if is_parametrized(first, "weight"):
+            remove_parametrizations(first, "weight", leave_parametrized=True)
 
     def freeze(self, *, identity: bool = False) -> SpectralCascade:
         """Keep the kernels out of training: as they were drawn, or each map showing one channel as it is.

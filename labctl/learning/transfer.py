@@ -22,16 +22,18 @@ def distillation_loss(
     temperature: float,
     alpha: float,
     label_smoothing: float = 0.0,
+    class_weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
     """alpha T^2 KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) CE(student, labels).
 
     The loss of Hinton, Vinyals, Dean (arXiv:1503.02531), as used in arXiv:2102.13323. Mean over the batch (and over
     pixels), in nats. Without teacher logits, or with `alpha` 0, the plain cross entropy. T^2 keeps the size of the soft
-    term's gradient when T changes. Pixels without a class count in the soft term alone.
+    term's gradient when T changes. Pixels without a class count in the soft term alone, `class_weights` in
+    the hard one alone.
     """
 
     def hard() -> Tensor:
-        return cross_entropy(logits, labels, ignore_index=NO_CLASS, label_smoothing=label_smoothing)
+        return cross_entropy(logits, labels, class_weights, ignore_index=NO_CLASS, label_smoothing=label_smoothing)
 
     if teacher_logits is None or alpha == 0:
         return hard()

@@ -1,6 +1,6 @@
-"""Make the table and the figure of docs/results/fashion-mnist.md from a bundle's metrics.json.
+"""Make the tables of docs/results/refit.md from a Fashion-MNIST bundle.
 
-python docs/results/fashion_mnist.py [BUNDLE]        default: models/fashion-mnist-sclc
+python docs/results/refit.py [BUNDLE]        default: models/fashion-mnist-sclc
 """
 
 from __future__ import annotations
@@ -8,47 +8,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 
 from labctl.learning.accounting import count_macs
 from labctl.learning.backend import Backend
 from labctl.learning.bundle import Bundle, load_bundle
 from labctl.learning.data import load
-from labctl.learning.metrics import Score
 from labctl.learning.refit import refit_backend, restandardised
 from labctl.learning.scoring import count_correct, logits_of
 from labctl.learning.student import Student
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-
-
-def figure(bundle: Bundle, path: Path) -> None:
-    """Validation accuracy over epochs of every run, and the eight fused kernels."""
-    fig = plt.figure(figsize=(11, 3.6), layout="constrained")
-    left, right = fig.subfigures(1, 2, width_ratios=(1.1, 1))
-    axes = left.subplots()
-    colours = {"teacher": "tab:gray", "distilled": "tab:blue", "undistilled": "tab:orange"}
-    for arm, content in bundle.metrics.arms.items():
-        for run in content.runs:
-            epochs = [point[0] + 1 for point in run.curve]
-            values = [100 * point[2] for point in run.curve]
-            axes.plot(epochs, values, color=colours.get(arm), label=arm if run is content.runs[0] else None)
-    axes.set(xlabel="epoch", ylabel="accuracy on held-back images (%)", ylim=(82, 95))
-    axes.legend()
-    axes.grid(alpha=0.3)
-    kernels = bundle.student.fused_kernels().detach()[:, 0]
-    for kernel, panel in zip(kernels, right.subplots(2, 4).flat, strict=True):
-        reach = float(kernel.abs().max())
-        panel.imshow(kernel, cmap="RdBu", vmin=-reach, vmax=reach)
-        panel.set(xticks=[], yticks=[])
-    right.suptitle("fused 7x7 kernels (red negative, blue positive)", fontsize=10)
-    fig.savefig(path, dpi=110)
-    plt.close(fig)
 
 
 def distorted(features: torch.Tensor, seed: int) -> torch.Tensor:
@@ -105,34 +76,12 @@ def pool_rows(bundle: Bundle) -> list[str]:
     return rows
 
 
-def _percent(score: Score) -> str:
-    return f"{100 * score.accuracy:.2f} ({100 * score.interval95[0]:.2f} to {100 * score.interval95[1]:.2f})"
-
-
 def main() -> None:
     bundle = load_bundle(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "models" / "fashion-mnist-sclc")
-    metrics = bundle.metrics
-    figure(bundle, HERE / "fashion-mnist.png")
     lines = [
-        "# Fashion-MNIST, simulated",
+        "# Refitting the back end, and what optics must undercut",
         "",
-        "Made by `python docs/results/fashion_mnist.py` from `models/fashion-mnist-sclc/metrics.json`. Eval mode, no",
-        "bench; `paired` detection, so the student is linear up to its first fully connected layer.",
-        "",
-        f"![Held-back accuracy over epochs, and the kernels]({'fashion-mnist.png'})",
-        "",
-        f"| arm | seed | test, n = {metrics.data.test}, % (95 % Wilson) | shipped subset, n = 1000, % |",
-        "|---|---|---|---|",
-    ]
-    for arm, content in metrics.arms.items():
-        for run in content.runs:
-            shipped = _percent(run.shipped_test) if run.shipped_test else ""
-            lines.append(f"| {arm} | {run.seed} | {_percent(run.test)} | {shipped} |")
-        if content.interval95:
-            low, high = content.interval95
-            mean = f"{100 * content.mean_test:.2f} ({100 * low:.2f} to {100 * high:.2f}, Student's t over seeds)"
-            lines.append(f"| {arm} | mean | {mean} | |")
-    lines += [
+        f"Made by `python docs/results/refit.py` from the bundle `{bundle.name}`, in simulation, without a bench.",
         "",
         "## Refitting the back end",
         "Test accuracy in % on features as a crude bench would deliver them: per map a gain of 0.6 to 1.4, an offset",
@@ -145,8 +94,7 @@ def main() -> None:
         "",
         "## Does optics save digital work?",
         "A student that is linear up to its first fully connected layer folds into one matrix (`collapsed` in",
-        "`labctl.learning.accounting`), so that is what the electronics left after the camera must undercut. Seed 0,",
-        "distilled, 12 epochs; the second row is the same recipe with `pool = 4`, trained once for this comparison.",
+        "`labctl.learning.accounting`), so that is what the electronics left after the camera must undercut.",
         "",
         "| average pool | MACs left in electronics | folded, all digital |",
         "|---|---|---|",
@@ -155,7 +103,7 @@ def main() -> None:
         "With a pool of 2 optics saves nothing against the folded network; a pool of 4 halves the digital work.",
         "",
     ]
-    (HERE / "fashion-mnist.md").write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    (HERE / "refit.md").write_text("\n".join(lines), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
