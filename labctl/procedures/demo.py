@@ -95,9 +95,9 @@ class Demo:
         task, student = self.task, self.task.bundle.student
         labels = task.test.labels
         with torch.no_grad():
-            teacher = score("teacher", task.bundle.teacher(task.test.images), labels)
-            simulated = score("student, in simulation", student(task.test.images), labels)
-        arms = [teacher, simulated]
+            arms = [score("student, in simulation", student(task.test.images), labels)]
+            if task.bundle.teacher is not None:
+                arms.insert(0, score("teacher", task.bundle.teacher(task.test.images), labels))
         yield Publish("results", table(arms))
 
         bare = uncalibrated(facts)
@@ -120,10 +120,11 @@ class Demo:
 
         training = yield from capture(task, known, good, task.train, label="training images, for the refit")
         yield Set("camera", "window", None)
-        yield Log(f"refitting the back end on {len(task.train)} captures, with the teacher")
-        distillation = task.bundle.recipe.distillation
+        distillation, taught = task.bundle.recipe.distillation, task.bundle.teacher is not None
+        by = "the teacher" if taught else "labels alone"
+        yield Log(f"refitting the back end on {len(task.train)} captures, with {by}")
         with torch.no_grad():
-            guidance = task.bundle.teacher(task.train.images)
+            guidance = task.bundle.guide()(task.train.images) if taught else None
         refitted = refit_backend(
             student.backend, training.maps, task.train.labels, guidance,
             temperature=distillation.temperature, alpha=distillation.alpha, seed=self.seed,

@@ -33,6 +33,8 @@ def prepare_task(model: str, models_dir: Path, *, images: int, train: int = TRAI
 
     bundle = load_bundle(find_bundle(model, models_dir))
     name = bundle.recipe.data.name
+    if not name:
+        raise ModelError(f"model '{bundle.name}' was imported without an image set: import it again, with --data SET")
     test = load(name, "test", limit=images, seed=seed)
     if images > len(test):
         raise ModelError(
