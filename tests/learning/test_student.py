@@ -12,7 +12,8 @@ from labctl.errors import ModelError
 from labctl.learning.accounting import count_macs
 from labctl.learning.backend import Backend
 from labctl.learning.student import SpectralCascade, Student
-from labctl.learning.teacher import Teacher
+from labctl.learning.teacher import ResidualTeacher, Teacher
+from labctl.optics.detection import Detection
 
 fronts = st.builds(
     lambda seed, maps, channels, sizes, image: (seed, SpectralCascade, (maps, channels, tuple(sizes), None, image)),
@@ -20,7 +21,7 @@ fronts = st.builds(
     st.integers(1, 5),
     st.integers(1, 3),
     st.lists(st.sampled_from([1, 3, 5, 7]), min_size=1, max_size=3),
-    st.integers(9, 32),
+    st.tuples(st.integers(9, 32), st.integers(9, 32)),
 )
 
 
@@ -55,6 +56,102 @@ def test_features_are_linear_in_the_image(case: tuple, a: float, b: float) -> No
         apart = a * front(first) + b * front(second)
     scale = (abs(a) * front(first).abs().max() + abs(b) * front(second).abs().max()).clamp(min=1)
     assert (together - apart).abs().max() <= 1e-5 * scale
+
+
+@settings(max_examples=30, deadline=None)
+@given(fronts, st.integers(2, 5), st.floats(-3, 3))
+def test_spectral_pooling_is_linear_fuses_exactly_and_keeps_what_is_band_limited(
+    case: tuple, by: int, factor: float
+) -> None:
+    seed, cls, args = case
+    torch.manual_seed(seed)
+    front = cls(*args, spectral_pool=by).double()
+    images = torch.rand(2, front.in_channels, *front.image, dtype=torch.float64)
+    with torch.no_grad():
+        maps = front(images)
+        assert maps.shape[-2:] == front.map_size == tuple(-(-side // by) for side in front.image)
+        assert (front.cascade(images) - maps).abs().max() <= 1e-9 * maps.abs().max().clamp_min(1)
+        assert (front(factor * images) - factor * maps).abs().max() <= 1e-9 * maps.abs().max().clamp_min(1)
+        # a map that varies slower than the crop allows is sampled as it is: every `by`-th pixel of the full map
+        rows, columns = front.grid
+        y, x = torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
+        slow = 2 + torch.cos(2 * torch.pi * y / rows)[:, None] + torch.sin(2 * torch.pi * x / columns)[None]
+        pooled = front._maps(front._cropped(torch.fft.rfft2(slow[None, None])))
+    if rows // by >= 3 and columns // by >= 3:
+        expected = slow[::by, ::by][: front.map_size[0], : front.map_size[1]]
+        assert (pooled[0, 0] - expected).abs().max() < 1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(fronts, st.sampled_from([5, 13]))
+def test_intensity_reads_the_sum_over_channels_of_squares(case: tuple, size: int) -> None:
+    seed, cls, (maps, channels, _, _, image) = case
+    torch.manual_seed(seed)
+    front = cls(maps, channels, (size,), None, image, Detection.INTENSITY)  # direct, and spectral where it is large
+    images = torch.rand(2, channels, *image)
+    with torch.no_grad():
+        kernels = front.fused_kernels()
+        fields = [conv2d(images[:, [c]], kernels[:, [c]], padding=size // 2) for c in range(channels)]
+        expected = sum(field.square() for field in fields)
+        assert torch.allclose(front(images), expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
+
+
+@settings(max_examples=20, deadline=None)
+@given(fronts)
+def test_whitened_kernels_see_white_patches_and_settle_into_the_same_ones(case: tuple) -> None:
+    front, _ = build(case)
+    smooth = torch.nn.functional.avg_pool2d(torch.rand(20, front.in_channels, 36, 36), 5, 1)
+    front.whiten(smooth, floor=1e-9)
+    size = front.layers[0].weight.shape[-1]
+    patches = torch.nn.functional.unfold(smooth, size).transpose(1, 2).flatten(0, 1).double()
+    with torch.no_grad():
+        matrix = front.layers[0].parametrizations.weight[0].matrix.double()
+        spread = torch.cov((patches @ matrix).T).reshape(len(matrix), len(matrix))
+        assert (spread.diagonal() <= 1.01).all(), "no direction is blown up above unit variance"
+        assert spread.diagonal().mean() > 0.9
+        before = front.fused_kernels()
+        front.settle()
+        assert torch.equal(front.fused_kernels(), before)
+    assert all("parametrizations" not in name for name in front.state_dict())
+    front.settle()
+
+
+def test_controls_keep_their_masks_and_the_digital_one_shows_the_image_itself() -> None:
+    torch.manual_seed(0)
+    front = SpectralCascade(5, 2, (3, 5), image=(12, 10)).freeze(identity=True)
+    images = torch.rand(3, 2, 12, 10)
+    assert torch.allclose(front(images), images[:, [0, 1, 0, 1, 0]], atol=1e-6)
+    drawn = SpectralCascade(5, 2, (7,), image=12)
+    kernels = drawn.fused_kernels().clone()
+    assert not any(parameter.requires_grad for parameter in drawn.freeze().parameters())
+    assert torch.equal(drawn.fused_kernels(), kernels)
+
+
+def test_two_sided_keeps_both_signs_apart() -> None:
+    backend = Backend(2, (4, 6), 3, pool=1, hidden=(), after_detection="two-sided", norm=False)
+    maps = torch.randn(5, 2, 4, 6)
+    seen = backend.pooled(maps).view(5, 2, 2, 4, 6)
+    assert torch.equal(seen[:, 0] - seen[:, 1], maps) and (seen >= 0).all()
+    assert backend.layers()[0].in_features == 2 * 2 * 24
+
+
+def test_hidden_norms_are_affine_in_eval_mode() -> None:
+    torch.manual_seed(0)
+    backend = Backend(2, 8, 3, hidden=(5,), hidden_norm=True)
+    backend(torch.randn(64, 2, 8, 8))
+    backend.eval()
+    with torch.no_grad():
+        first = backend.between[0](backend.fc1(backend.standard(torch.eye(32))))
+        both = backend.between[0](backend.fc1(backend.standard(torch.eye(32).sum(0, keepdim=True))))
+        none = backend.between[0](backend.fc1(backend.standard(torch.zeros(1, 32))))
+    assert torch.allclose(both - none, (first - none).sum(0, keepdim=True), atol=1e-4)
+
+
+def test_an_offset_is_added_before_everything() -> None:
+    plain, moved = Backend(2, 6, 3, offset=False).eval(), Backend(2, 6, 3, offset=True).eval()
+    moved.load_state_dict({**plain.state_dict(), "offset": torch.ones(2, 6, 6)})
+    maps = torch.randn(4, 2, 6, 6)
+    assert torch.equal(moved(maps), plain(maps + 1))
 
 
 def test_the_student_is_linear_up_to_its_first_fully_connected_layer() -> None:
@@ -102,6 +199,9 @@ def test_gradients_reach_every_layer() -> None:
         (lambda: Backend()(torch.rand(2, 4, 28, 28)), "this back end takes"),
         (lambda: Backend(pool=40), "does not fit"),
         (lambda: Teacher((4,) * 6), "does not fit"),
+        (lambda: ResidualTeacher((4,) * 8), "does not fit"),
+        (lambda: ResidualTeacher((4,)), "two widths"),
+        (lambda: SpectralCascade(spectral_pool=40), "spectral pooling by 40"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(make: object, says: str) -> None:

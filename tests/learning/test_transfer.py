@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from labctl.learning.metrics import ArmMetrics, RunMetrics, Score, wilson
-from labctl.learning.transfer import distillation_loss
+from labctl.learning.transfer import alignment, distillation_loss
 
 
 def test_against_a_hand_computation() -> None:
@@ -48,3 +48,28 @@ def test_interval_over_seeds_is_students_t() -> None:
     assert arm.mean_test == pytest.approx(0.89)
     assert arm.interval95 == pytest.approx((0.89 - half, 0.89 + half), abs=1e-6)
     assert ArmMetrics.of(runs[:1]).interval95 is None
+
+
+def test_pixels_of_no_class_count_in_the_soft_term_alone() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
+    labels = torch.randint(0, 3, (2, 4, 5))
+    nowhere = torch.full_like(labels, -100)
+    hard = distillation_loss(student, labels, teacher, temperature=1, alpha=0)
+    assert float(hard) == pytest.approx(float(cross_entropy(student, labels)))
+    soft = distillation_loss(student, nowhere, teacher, temperature=2, alpha=1)
+    rows = distillation_loss(
+        student.movedim(1, -1).reshape(-1, 3), nowhere.flatten(), teacher.movedim(1, -1).reshape(-1, 3),
+        temperature=2, alpha=1,
+    )  # fmt: skip
+    assert float(soft) == pytest.approx(float(rows), rel=1e-5) and float(soft) > 0
+
+
+def test_alignment_ignores_scale_rotation_and_shift_and_falls_when_features_differ() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(30, 6)
+    rotation = torch.linalg.qr(torch.randn(6, 6)).Q
+    moved = 3 * features @ rotation + 7
+    gram, other = features @ features.T, torch.randn(30, 6)
+    assert float(alignment(gram, moved @ moved.T)) == pytest.approx(1, abs=1e-4)
+    assert float(alignment(gram, other @ other.T)) < 0.5
