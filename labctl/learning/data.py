@@ -148,6 +148,8 @@ def known_set(name: str, data_dir: Path | None = None) -> KnownSet:
 
 def fetch_hint(name: str) -> str:
     """One line that says how to get the full set called `name`."""
+    if name not in KNOWN and find_added(name, None) is not None:
+        return f"run `labctl data remove {name}`, then `labctl data add {name} PATH`"
     known = known_set(name)
     return known.hint.format(folder=default_dir() / known.folder_name)
 

@@ -88,8 +88,10 @@ def add_set(
     """
     check_name(name)
     base = collections(data_dir)[0]
-    if find_added(name, data_dir) is not None or (base / name).exists():
-        raise DataError(f"{base / name}: is there already; choose another name, or `labctl data remove {name}` first")
+    if (there := find_added(name, data_dir)) is not None:
+        raise DataError(f"{there}: is there already; choose another name, or `labctl data remove {name}` first")
+    if (base / name).exists():
+        raise DataError(f"{base / name}: is there already and is no added set; choose another name, or delete it")
     if not 0 < test_share < 1:
         raise DataError(f"the share of test images is {test_share:g}, expected more than 0 and less than 1")
     if size is not None and not all(1 <= length <= 8192 for length in size):

@@ -3,7 +3,8 @@
 A pickle is a program for a stack machine. Two of its instructions make it dangerous: one imports any name, one calls
 what was imported. This reader is a machine of its own that has neither. It knows the instructions that build numbers,
 strings, tuples, lists and dictionaries; an imported name is only ever a *pair of strings*, and a "call" is only ever
-one of three pairs, written out below, that numpy uses to describe an array of bytes. Everything else is refused, so
+one of a few pairs, written out below, that stand for
+a string of bytes or for numpy's description of an array of them. Everything else is refused, so
 that no file can make it import, call or look up anything. Instructions are split off by the standard library's
 `pickletools.genops`, which decodes arguments and runs nothing.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +54,7 @@ _RECONSTRUCT = (
 )
 _DTYPE = _Name("numpy", "dtype")
 _ENCODE = _Name("_codecs", "encode")
+_EMPTY_BYTES = _Name("__builtin__", "bytes")
 _VALUES = frozenset(
     [
         "INT",
@@ -94,10 +97,13 @@ def read_plain(content: bytes) -> Any:
     """
     machine = _Machine()
     try:
-        for operation, argument, _ in pickletools.genops(content):
-            if operation.name == "STOP":
-                return machine.result()
-            machine.run(operation.name, argument)
+        with warnings.catch_warnings():
+            # of escapes in strings that are refused anyway
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for operation, argument, _ in pickletools.genops(content):
+                if operation.name == "STOP":
+                    return machine.result()
+                machine.run(operation.name, argument)
     except NotPlain:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
@@ -193,6 +199,8 @@ class _Machine:
         elif called == _ENCODE and isinstance(arguments, tuple) and arguments[1:] == ("latin1",):
             # Python 3's way to say bytes in protocol 2
             self.stack.append(arguments[0].encode("latin-1"))
+        elif called == _EMPTY_BYTES and arguments == ():
+            self.stack.append(b"")
         else:
             raise NotPlain(f"it would call {_said(called)}, which is refused")
 
