@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, one_hot
 
 from labctl.errors import ModelError
 from labctl.learning.backend import AfterDetection
-from labctl.learning.data import NO_CLASS
+from labctl.learning.bundle import load_bundle
+from labctl.learning.data import NO_CLASS, load
+from labctl.learning.recipe import load_recipe
+from labctl.learning.scoring import score
 from labctl.learning.segmentation import (
     SegmentationBackend,
     UNet,
@@ -18,7 +23,9 @@ from labctl.learning.segmentation import (
     channel_wise_loss,
     class_weights,
 )
+from labctl.learning.splits import resized
 from labctl.learning.student import SpectralCascade, Student
+from labctl.learning.train import train
 
 CLASSES = 3
 
@@ -199,3 +206,77 @@ class TestLosses:
             loss.backward()
             optimizer.step()
         assert log_softmax(logits, 1).argmax(1).equal(truth.argmax(1))
+
+
+RECIPE = """
+name = "street"
+[data]
+name = "camvid-small"
+size = [24, 32]
+[teacher]
+network = "unet"
+widths = [6, 8]
+epochs = 1
+batch = 8
+class_weight_power = 0.5
+augment = { flip = true, zoom = [0.9, 1.3], colour = 0.1 }
+[student]
+maps = 3
+kernel_sizes = [3, 3]
+epochs = 1
+batch = 8
+arms = ["distilled", "undistilled", "transfer", "random", "digital"]
+augment = { flip = true, zoom = [0.9, 1.3], colour = 0.1, views = 2 }
+class_weight_power = 0.5
+backend = { pool = 2, hidden = [6, 8] }
+[[student.variants]]
+name = "relu"
+after_detection = "relu"
+arms = ["distilled"]
+[[student.variants]]
+name = "intensity"
+detection = "intensity"
+arms = ["distilled"]
+"""
+
+
+def write_streets(folder: Path) -> Path:
+    """Made-up scenes in the format of camvid-small."""
+    folder.mkdir(parents=True)
+    arrays = {}
+    for seed, (part, count) in enumerate((("train", 12), ("val", 4), ("test", 5))):
+        images, labels = scenes(count, (120, 160), seed)
+        arrays[f"x_{part}"] = images.permute(0, 2, 3, 1).numpy()
+        arrays[f"y_{part}"] = labels.where(labels != NO_CLASS, torch.tensor(11)).to(torch.uint8).numpy()
+    np.savez(folder / "camvid_120x160.npz", **arrays)
+    return folder
+
+
+def test_a_recipe_is_trained_into_a_bundle_with_every_arm(tmp_path: Path) -> None:
+    """What `labctl train --arms` does for labels of pixels: mean IoU over whole splits, weights that load again."""
+    data = write_streets(tmp_path / "data" / "camvid-small")
+    recipe = tmp_path / "street.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    bundle = train(recipe, tmp_path / "street", data_dir=data, arms=True)
+    metrics = bundle.metrics
+    assert set(metrics.arms) == {
+        "teacher", "distilled", "undistilled", "transfer", "random", "digital", "relu/distilled", "intensity/distilled",
+    }  # fmt: skip
+    assert metrics.data.task == "segmentation"
+    assert metrics.data.validation == 4
+    for arm in metrics.arms.values():
+        test = arm.runs[0].test
+        assert test.measure == "mIoU"
+        assert test.n == 5
+        assert test.class_iou is not None
+        assert len(test.class_iou) == 11
+        assert all(math.isfinite(loss) for _, loss, _ in arm.runs[0].curve)
+    assert metrics.macs["electronic"] < metrics.macs["student"] < metrics.macs["teacher"] + metrics.macs["optical"]
+
+    again = load_bundle(tmp_path / "street")
+    images = resized(load("camvid-small", "test", data_dir=data), load_recipe(recipe).data)
+    found = score(again.student, images.images, images.labels, 11)
+    assert found.accuracy == pytest.approx(metrics.arms["distilled"].runs[0].test.accuracy)
+    assert again.teacher is not None
+    found = score(again.teacher, images.images, images.labels, 11)
+    assert found.accuracy == pytest.approx(metrics.arms["teacher"].runs[0].test.accuracy)
