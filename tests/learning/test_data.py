@@ -82,6 +82,8 @@ def test_a_damaged_full_set_is_not_silently_replaced_by_the_subset(
 ) -> None:
     damage(tiny_data, IMAGES, lambda raw: raw[:100])
     monkeypatch.setenv("LABCTL_DATA", str(tiny_data.parent))
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tiny_data.parent))
     with pytest.raises(DataError, match=IMAGES):
         load("fashion-mnist", "train")
     assert any(IMAGES in place.problem for place in find_sets())

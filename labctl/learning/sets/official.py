@@ -59,7 +59,8 @@ def read_files(form: Format, files: list[Path], split: Split) -> tuple[NDArray[n
     if form == "npz":
         return read_npz(files[0], split)
     if form == "cifar10":
-        return _read_batches(files)
+        batches = _read_batches(files)
+        return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
     images, labels = read_idx(files[0], dims=3), read_idx(files[1], dims=1)
     if len(images) == 0 or len(images) != len(labels):
         raise DataError(
@@ -68,7 +69,8 @@ def read_files(form: Format, files: list[Path], split: Split) -> tuple[NDArray[n
     return images[:, None], labels
 
 
-def _read_batches(files: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _read_batches(files: list[Path]) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Images and labels of each batch; DataError when one is shorter than the others."""
     batches = [read_cifar10(path) if path.suffix == ".bin" else read_cifar10_python(path) for path in files]
     most = max(len(labels) for _, labels in batches)
     for path, (_, labels) in zip(files, batches, strict=True):
@@ -77,7 +79,7 @@ def _read_batches(files: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint
             raise DataError(
                 f"{path}: is truncated ({len(labels)} images, the batches beside it hold {most}); fetch it again"
             )
-    return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
+    return batches
 
 
 def read_split(known: KnownSet, files: list[Path], split: Split) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -116,7 +118,10 @@ def read_split(known: KnownSet, files: list[Path], split: Split) -> tuple[NDArra
 
 
 def count_split(known: KnownSet, files: list[Path], split: Split) -> int:
-    """Images in the files of one split. Cheaper than reading: the pixels of an `.npz` file are not looked at."""
+    """Images in the files of one split. Cheaper than reading: the pixels are not looked at where that saves time."""
     if known.format == "npz":
         return splits_of(files[0]).get(split, 0)
+    if known.format == "cifar10":
+        labels = np.concatenate([labels for _, labels in _read_batches(files)])
+        return int(np.isin(labels, known.parent[1]).sum()) if known.parent else len(labels)
     return len(read_split(known, files, split)[1])
