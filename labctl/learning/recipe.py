@@ -175,9 +175,12 @@ class DistillSection(Section):
 class TransferSection(Section):
     """[transfer]: what the arm "transfer" adds to the loss, `weight` times.
 
-    For classes of images the mismatch of tangent kernels (see `learning.transfer`), for classes of pixels channel-wise
-    distillation at the temperature of [distillation] (see `learning.segmentation`).
+    For classes of images by `kind`: "features" makes the last hidden layer tell what the teacher's features are,
+    "tangent-kernel" aligns the tangent kernels of both last layers (see `learning.transfer`). For classes of pixels
+    channel-wise distillation at the temperature of [distillation] (see `learning.segmentation`).
     """
+
+    kind: Literal["features", "tangent-kernel"] = "features"
 
     weight: Annotated[float, Field(ge=0)] = 1.0
 

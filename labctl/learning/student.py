@@ -280,6 +280,12 @@ class Student(nn.Module):
     def __init__(self, front: SpectralCascade, backend: Backend) -> None:
         super().__init__()
         self.front, self.backend = front, backend
+        self.hint: nn.Module | None = None
+
+    def settle(self) -> None:
+        """End of training: what only training needed is taken away, the network computes as before."""
+        self.front.settle()
+        self.hint = None
 
     def features(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n maps y x"]:
         """What the front's detection reads on an ideal bench."""

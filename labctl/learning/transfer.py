@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, layer_norm, log_softmax
 
 from labctl.learning.data import NO_CLASS
 
@@ -48,10 +49,42 @@ def distillation_loss(
 
 
 def alignment(first: Float[Tensor, "n n"], second: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
-    """Centred kernel alignment of two Gram matrices of the same images, -1 to 1 (Cortes et al., JMLR 13, 2012)."""
+    """Centred kernel alignment of two Gram matrices of the same images, -1 to 1 (Cortes et al., JMLR 13)."""
     first, second = (
         kernel - kernel.mean(0, keepdim=True) - kernel.mean(1, keepdim=True) + kernel.mean()
         for kernel in (first, second)
     )
     scale = first.square().sum().sqrt() * second.square().sum().sqrt()
     return (first * second).sum() / scale.clamp_min(1e-12)
+
+
+class FeatureHint(nn.Module):
+    """How far the student's last hidden layer, seen through a linear map trained with it, is from the teacher's.
+
+    The regression of FitNets (arXiv:1412.6550), onto the teacher's features whitened and layer-normalised: every
+    direction in which the teacher tells images apart counts alike. The map is thrown away after training.
+
+    Parameters
+    ----------
+    hidden
+        Units of the student's last hidden layer.
+    features : float tensor [n, features]
+        The teacher's on training images, whose mean and covariance say what white is.
+    """
+
+    def __init__(self, hidden: int, features: Float[Tensor, "n features"]) -> None:
+        super().__init__()
+        features = features.double()
+        values, vectors = torch.linalg.eigh(torch.cov(features.T))
+        matrix = vectors @ torch.diag((values.clamp_min(0) + 1e-2 * values.mean()).rsqrt()) @ vectors.T
+        self.mean: Tensor
+        self.matrix: Tensor
+        self.register_buffer("mean", features.mean(0).float())
+        self.register_buffer("matrix", matrix.float())
+        self.project = nn.Linear(hidden, features.shape[1])
+
+    def forward(self, hidden: Float[Tensor, "n hidden"], features: Float[Tensor, "n features"]) -> Float[Tensor, ""]:
+        """Mean square, about 2 for unrelated features and 0 for equal ones."""
+        size = self.mean.shape
+        wanted = layer_norm((features - self.mean) @ self.matrix, size)
+        return (layer_norm(self.project(hidden), size) - wanted).square().mean()
