@@ -12,9 +12,10 @@ from labctl.learning.fit import Objective, drawn_pairs, jittered, mix_seed, seed
 from labctl.learning.recipe import Arm, Images, Recipe
 from labctl.learning.scoring import as_images, device_of
 from labctl.learning.segmentation import channel_wise_loss, class_weights
+from labctl.learning.sharing import mine, whole
 from labctl.learning.splits import Splits
 from labctl.learning.student import Student
-from labctl.learning.transfer import alignment, distillation_loss
+from labctl.learning.transfer import FeatureHint, alignment, distillation_loss
 
 FOR_WHITENING = 500
 """Training images whose patches say what white is."""
@@ -80,6 +81,14 @@ def make_student(recipe: Recipe, variant: str, arm: Arm, seed: int, images: Imag
     return student
 
 
+def give_hint(recipe: Recipe, student: Student, views: Views, seed: int) -> None:
+    """Give a student of the arm "transfer" what it is trained with besides; `Student.settle` takes it away."""
+    features = views.at(0)[3]
+    if recipe.transfer.kind == "features" and features.ndim == 2:
+        with seeded(mix_seed(seed, 7)):
+            student.hint = FeatureHint(student.backend.layers()[-1].in_features, features)
+
+
 def objective_of(
     recipe: Recipe, arm: Arm, views: Views, *, compiled: bool = False
 ) -> tuple[Callable[[int], tuple[Tensor, Tensor]], Objective]:
@@ -94,8 +103,8 @@ def objective_of(
         return pixels, labels
 
     def graph(model: Student, images: Tensor, labels: Tensor, teacher_logits: Tensor, told: Tensor) -> Tensor:
-        maps = jittered(model.features(images), recipe.robustness)
-        logits, hidden = model.backend.outputs(maps)
+        maps = jittered(model.features(mine(images)), recipe.robustness)
+        logits, hidden = (whole(rows, len(images)) for rows in model.backend.outputs(maps))
         loss = distillation_loss(
             logits,
             labels,
@@ -108,6 +117,8 @@ def objective_of(
         if arm == "transfer" and logits.ndim > 2:
             places = channel_wise_loss(logits, teacher_logits, temperature=section.temperature)
             loss = loss + recipe.transfer.weight * places
+        elif arm == "transfer" and model.hint is not None:
+            loss = loss + recipe.transfer.weight * model.hint(hidden, told)
         elif arm == "transfer":
             loss = loss + recipe.transfer.weight * (1 - alignment(hidden @ hidden.T, told @ told.T))
         return loss

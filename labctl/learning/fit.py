@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -16,15 +17,21 @@ from labctl.learning.checkpoint import EpochRecord, Progress, load_checkpoint, s
 from labctl.learning.recipe import AugmentSection, FitSection, RobustnessSection
 from labctl.learning.scoring import as_images, device_of
 from labctl.learning.segmentation import augmented_pairs
+from labctl.learning.sharing import count_of_all, joint_norms, mean_of_all, mine, rank
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from labctl.learning.progress import StageReporter
 
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, images in 0..1, labels, indices of the images in the training set) -> loss to be made small."""
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch's global CPU generator at `seed`, and put the caller's state back."""
-    with torch.random.fork_rng(devices=[]):
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Run a block with torch's global generators at `seed`, then put the caller's state back (a GPU's too)."""
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
@@ -74,16 +81,32 @@ def drawn_pairs(
 
 
 def jittered(features: Float[Tensor, "n maps y x"], robustness: RobustnessSection) -> Float[Tensor, "n maps y x"]:
-    """Feature maps as a bench might read them; draws from torch's global generator."""
-    n, maps = features.shape[:2]
-    rms = features.detach().square().mean(dim=(0, 2, 3), keepdim=True).sqrt()
+    """Feature maps as a bench might read them; draws from torch's global generator, for the rows of all processes."""
+    if not (robustness.gain or robustness.offset or robustness.noise):
+        return features
+    shape = (count_of_all(features), *features.shape[1:])
+    rms = mean_of_all(features.detach().square()).sqrt()
+
+    def normal(*shape: int) -> Tensor:
+        return mine(torch.randn(*shape, device=features.device))
+
     if robustness.gain:
-        features = features * (1 + robustness.gain * torch.randn(n, maps, 1, 1))
+        features = features * (1 + robustness.gain * normal(*shape[:2], 1, 1))
     if robustness.offset:
-        features = features + robustness.offset * rms * torch.randn(n, maps, 1, 1)
+        features = features + robustness.offset * rms * normal(*shape[:2], 1, 1)
     if robustness.noise:
-        features = features + robustness.noise * rms * torch.randn_like(features)
+        features = features + robustness.noise * rms * _noise_like(features, shape[0])
     return features
+
+
+def _noise_like(features: Tensor, count: int) -> Tensor:
+    """White noise for this process's rows of `count`; drawn in the memory order of the maps, as ever."""
+    if count == len(features):
+        return torch.randn_like(features)
+    last = features.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if last else torch.contiguous_format
+    drawn = torch.empty(count, *features.shape[1:], device=features.device, memory_format=order)
+    return mine(drawn.normal_())
 
 
 def learning_rate(section: FitSection, step: int, steps: int) -> float:
@@ -92,6 +115,17 @@ def learning_rate(section: FitSection, step: int, steps: int) -> float:
     if step < warm:
         return section.learning_rate * (step + 1) / warm
     return section.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+class _Step(nn.Module):
+    """The loss as a module, so that several processes can wrap it: what they have in common is its gradient."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self._objective = model, objective
+
+    def forward(self, images: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+        return self._objective(self.model, images, labels, chosen)
 
 
 def fit(
@@ -104,9 +138,13 @@ def fit(
     seed: int,
     key: str,
     checkpoint: Path,
-    report: Callable[[int, float, float, float | None], None] | None = None,
+    report: StageReporter | None = None,
+    fabric: Fabric | None = None,
 ) -> Progress:
-    """Fit `model` in place, from `checkpoint` where it holds this very fit.
+    """Fit `model` in place and on the device where it is, from `checkpoint` where it holds this very fit.
+
+    The order of the batches, and all that is drawn, come from the CPU's generator but for the bench's jitter, which
+    comes from the device's. Batches are the same on every device and in every number of processes.
 
     Parameters
     ----------
@@ -116,43 +154,82 @@ def fit(
         What is measured on held-back images after every epoch, for the record only: the last epoch's weights are kept,
         the schedule ends at rate zero.
     report
-        Called as (epochs done, fraction of the whole fit, running loss, last validation).
+        Told of every twentieth batch and of every epoch, also of those that the checkpoint holds.
+    fabric
+        Launched, where several processes fit the network together; the first of them writes.
     """
-    device = device_of(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=section.learning_rate, weight_decay=section.weight_decay)
     progress = load_checkpoint(checkpoint, model, optimizer, key=key)
+    for record in progress.curve if report else ():
+        done = (record.epoch + 1) / max(1, progress.epochs_done)
+        report.epoch(record, progress.seconds * done, restored=True)  # type: ignore[union-attr]
+    if progress.epochs_done < section.epochs:
+        with joint_norms(model):
+            progress = _go_on(
+                model, optimizer, progress, view, validate, objective, section, seed, checkpoint, report, fabric
+            )
+    model.eval()
+    return progress
+
+
+def _go_on(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    view: Callable[[int], tuple[Tensor, Tensor]],
+    validate: Callable[[nn.Module], float],
+    objective: Objective,
+    section: FitSection,
+    seed: int,
+    checkpoint: Path,
+    report: StageReporter | None,
+    fabric: Fabric | None,
+) -> Progress:
+    device = device_of(model)
+    loss_of: nn.Module = _Step(model, objective)
+    if fabric is not None:
+        loss_of = fabric.setup_module(loss_of)
     for epoch in range(progress.epochs_done, section.epochs):
         start = time.perf_counter()
         model.train()
-        (pixels, labels), total = view(epoch), 0.0
+        # a whole set of bytes is small beside a GPU's memory, and a step then waits for no copy
+        pixels, labels = (part.to(device) for part in view(epoch))
+        losses: list[Tensor] = []
         count = len(labels)
         per_epoch = math.ceil(count / section.batch)
         steps = per_epoch * section.epochs
-        with seeded(mix_seed(seed, epoch)):
+        with seeded(mix_seed(seed, epoch), device):
             order = torch.randperm(count)
             for number, chosen in enumerate(torch.split(order, section.batch)):
                 step = epoch * per_epoch + number
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(section, step, steps)
-                images = as_images(pixels[chosen].to(device)).contiguous(memory_format=torch.channels_last)
-                value = objective(model, images, labels[chosen].to(device), chosen)
+                here = chosen.to(device)
+                images = as_images(pixels[here]).contiguous(memory_format=torch.channels_last)
+                value = loss_of(images, labels[here], chosen)
                 optimizer.zero_grad()
-                value.backward()
+                if fabric is None:
+                    value.backward()
+                else:
+                    fabric.backward(value)
                 optimizer.step()
-                total += float(value.detach()) * len(chosen)
+                losses.append(value.detach())  # read later: reading waits for the GPU
                 if report and number % 20 == 0:
                     last = progress.curve[-1].validation if progress.curve else None
-                    report(epoch, (step + 1) / steps, float(value.detach()), last)
+                    report.batch(epoch, (step + 1) / steps, float(value.detach()), last)
+        each = torch.stack(losses).tolist()
+        total = sum(loss * min(section.batch, count - section.batch * number) for number, loss in enumerate(each))
         held_back = validate(model)
         progress = Progress(
-            key,
+            progress.key,
             epoch + 1,
             progress.seconds + time.perf_counter() - start,
             (*progress.curve, EpochRecord(epoch, total / count, held_back)),
         )
-        save_checkpoint(checkpoint, model, optimizer, progress)
+        if rank() == 0:
+            save_checkpoint(checkpoint, model, optimizer, progress)
         if report:
-            report(epoch + 1, (epoch + 1) / section.epochs, total / count, held_back)
-    model.eval()
+            report.epoch(progress.curve[-1], progress.seconds, restored=False)
+            report.batch(epoch + 1, (epoch + 1) / section.epochs, total / count, held_back)
     return progress

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -20,49 +20,26 @@ from torch.nn.functional import cross_entropy
 
 from labctl.errors import ConfigError, ModelError
 from labctl.learning.accounting import count_macs
-from labctl.learning.arms import Views, make_student, objective_of
-from labctl.learning.bundle import Bundle, save_bundle
+from labctl.learning.arms import Views, give_hint, make_student, objective_of
+from labctl.learning.bundle import Bundle, load_bundle, save_bundle
 from labctl.learning.card import write_card
 from labctl.learning.checkpoint import Progress
 from labctl.learning.data import NO_CLASS, known_set
 from labctl.learning.fit import drawn_pairs, fit, mix_seed, seeded
 from labctl.learning.metrics import ArmMetrics, DataMetrics, Metrics, RunMetrics, Selected
+from labctl.learning.placing import describe, find_device, spread
+from labctl.learning.progress import DataRead, Reporter, Stage, StageReporter, TrainProgress, Watch
 from labctl.learning.recipe import Arm, Images, Recipe, parse_recipe, recipe_text
 from labctl.learning.scoring import confusions, count_correct, mean_iou, score
 from labctl.learning.segmentation import class_weights
+from labctl.learning.sharing import mine, rank, whole
 from labctl.learning.splits import Splits, splits_of
 from labctl.learning.student import Student
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-@dataclass(frozen=True)
-class TrainProgress:
-    """Where a training stands.
-
-    Attributes
-    ----------
-    stage
-        "teacher", "distilled seed 0", ...; `stage_index` of `stages`, from 0.
-    epoch, epochs
-        Epochs done and in all of this stage.
-    fraction
-        0..1 of the whole training, by estimated cost.
-    loss
-        Running training loss, nats.
-    validation
-        Last accuracy on held-back images, 0..1, or None.
-    eta_s
-        Seconds left, from this process's own pace; None until there is one.
-    """
-
-    stage: str
-    stage_index: int
-    stages: int
-    epoch: int
-    epochs: int
-    fraction: float
-    loss: float
-    validation: float | None
-    eta_s: float | None
+__all__ = ["TrainProgress", "train"]
 
 
 def _digest(*parts: str) -> str:
@@ -121,46 +98,25 @@ def _plan(recipe: Recipe, *, all_arms: bool) -> list[_Planned]:
     return plan
 
 
-class _Reporter:
-    """Turns progress within a stage into progress of the whole, with an ETA."""
+def _stages(recipe: Recipe, images: Images, plan: list[_Planned]) -> list[Stage]:
+    """All networks with their relative cost, for the ETA: MACs, and what every image costs besides.
 
-    def __init__(self, costs: list[tuple[str, float]], progress: Callable[[TrainProgress], None] | None) -> None:
-        self._costs, self._progress = costs, progress
-        self._total = sum(cost for _, cost in costs)
-        self._index, self._start = -1, time.perf_counter()
-        self._first: float | None = None
-
-    def stage(self, epochs: int) -> Callable[[int, float, float, float | None], None]:
-        """The next stage's report function for `fit`."""
-        self._index += 1
-        before = sum(cost for _, cost in self._costs[: self._index])
-        name, cost = self._costs[self._index]
-
-        def report(epoch: int, part: float, loss: float, validation: float | None) -> None:
-            if self._progress is None:
-                return
-            fraction = min(1.0, (before + part * cost) / self._total)
-            now = time.perf_counter()
-            if self._first is None:
-                self._first, self._start = fraction, now
-            done, eta = fraction - self._first, None
-            if done > 0:
-                eta = (now - self._start) * (1 - fraction) / done
-            self._progress(
-                TrainProgress(name, self._index, len(self._costs), epoch, epochs, fraction, loss, validation, eta)
-            )
-
-        return report
-
-
-def _costs(recipe: Recipe, images: Images) -> tuple[float, float]:
-    """Relative cost of fitting the teacher and one student, for the ETA: MACs, and what every image costs besides.
-
-    The latter is worth some 4 million MACs on the machine where the shipped bundles were trained.
+    The latter is worth some 4 million MACs on the machine where the shipped bundles were trained. A front that stays as
+    it is needs no gradient, which is two thirds of its work.
     """
     with seeded(0):
         macs = count_macs(recipe.build_student(images=images), recipe.build_teacher(images))
-    return (macs.teacher + 4e6) * recipe.teacher.epochs, (macs.student + 4e6) * recipe.student.epochs
+    stages = [
+        Stage("teacher", "teacher", recipe.teacher.seed, "teacher", (macs.teacher + 4e6) * recipe.teacher.epochs,
+              recipe.teacher.epochs)
+    ]  # fmt: skip
+    for at in plan:
+        frozen = at.arm in ("random", "digital")
+        how = "frozen" if frozen else at.arm if at.arm == "transfer" else "trained"
+        cost = (macs.student + 4e6) * (0.7 if frozen else 1.0)
+        epochs = recipe.student.epochs
+        stages.append(Stage(at.title, at.group, at.seed, f"{at.variant}/{how}", cost * epochs, epochs))
+    return stages
 
 
 def _validator(data: Splits) -> Callable[[nn.Module], float]:
@@ -188,11 +144,19 @@ def _run_metrics(model: nn.Module, seed: int, progress: Progress, data: Splits) 
 
 
 def _train_teacher(
-    recipe: Recipe, data: Splits, images: Images, work: Path, key: str, report: Callable[..., None]
+    recipe: Recipe,
+    data: Splits,
+    images: Images,
+    work: Path,
+    key: str,
+    device: torch.device,
+    report: StageReporter,
+    fabric: Fabric | None,
 ) -> tuple[nn.Module, RunMetrics]:
     section = recipe.teacher
     with seeded(mix_seed(section.seed, 1)):
         teacher = recipe.build_teacher(images).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher.to(device)
     pixels, labels = data.train
     power = section.class_weight_power
     weights = class_weights(labels, data.classes, power) if power else None
@@ -201,7 +165,7 @@ def _train_teacher(
         lambda epoch: drawn_pairs(pixels, labels, section.augment, mix_seed(section.seed, 2, epoch)),
         _validator(data),
         lambda model, shown, truth, _: cross_entropy(
-            model(shown),
+            whole(model(mine(shown)), len(shown)),
             truth,
             None if weights is None else weights.to(shown.device),
             ignore_index=NO_CLASS,
@@ -212,6 +176,7 @@ def _train_teacher(
         key=key,
         checkpoint=work / "teacher.safetensors",
         report=report,
+        fabric=fabric,
     )
     return teacher, _run_metrics(teacher, section.seed, progress, data)
 
@@ -224,11 +189,15 @@ def _train_student(
     at: _Planned,
     work: Path,
     key: str,
-    report: Callable[..., None],
+    device: torch.device,
+    report: StageReporter,
+    fabric: Fabric | None,
     compiled: bool,
 ) -> tuple[Student, RunMetrics]:
     student = make_student(recipe, at.variant, at.arm, at.seed, images, data)
-    student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if at.arm == "transfer":
+        give_hint(recipe, student, views, at.seed)
+    student = student.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
     view, objective = objective_of(recipe, at.arm, views, compiled=compiled)
     progress = fit(
         student,
@@ -240,8 +209,9 @@ def _train_student(
         key=key,
         checkpoint=work / f"{at.group.replace('/', '-')}-{at.seed}.safetensors",
         report=report,
+        fabric=fabric,
     )
-    student.front.settle()
+    student.settle()
     return student, _run_metrics(student, at.seed, progress, data)
 
 
@@ -254,6 +224,9 @@ def train(
     overwrite: bool = False,
     arms: bool = False,
     compiled: bool = False,
+    watch: Watch | None = None,
+    device: str = "auto",
+    devices: int = 1,
 ) -> Bundle:
     """Train a recipe, or go on with a training of it that was cut off, and write the bundle.
 
@@ -270,41 +243,86 @@ def train(
     compiled
         Let torch.compile make the students' training step: faster, but it needs a C++ compiler and half a minute for
         each student. Results differ from those without in the last digits.
+    watch
+        Told when the images are read, and of every epoch. What it raises ends the training too.
+    device
+        "auto", "cpu", "cuda", "cuda:1" or "mps": see `labctl.learning.placing.find_device`. A training that was cut off
+        on one may go on on another.
+    devices
+        Processes that train together, on so many GPUs from `device` on, or all on the CPU; needs `labctl[gpus]`.
 
     Raises
     ------
     ConfigError, DataError, ModelError
-        The recipe or the data are not right, or `out_dir` exists and `overwrite` is off.
+        The recipe, the data or the device are not right, or `out_dir` exists and `overwrite` is off.
     """
     if isinstance(recipe, Recipe):
-        text = _as_toml(recipe)
+        text = as_toml(recipe)
     else:
         text = recipe_text(recipe)
         recipe = parse_recipe(text, path=recipe)
     out_dir = Path(out_dir)
     if out_dir.exists() and not overwrite:
         raise ModelError(f"{out_dir}: exists already; choose another place, or say to overwrite it")
-    images, data = recipe.images(), splits_of(recipe, data_dir)
+    where = find_device(device)
+    if devices > 1 and compiled:
+        raise ConfigError("a compiled step runs in one process only: leave out --compile, or --devices")
+    job = _Job(recipe, text, out_dir, data_dir, overwrite, arms, compiled, devices)
+    if devices == 1:
+        _train_here(job, where, None, progress, watch)
+    else:
+        spread(_train_here, job, where, devices, progress, watch)
+    return load_bundle(out_dir)
+
+
+class _Job(NamedTuple):
+    """What `train` was asked for, as it is sent to processes."""
+
+    recipe: Recipe
+    text: str
+    out_dir: Path
+    data_dir: Path | None
+    overwrite: bool
+    arms: bool
+    compiled: bool
+    devices: int
+
+
+def _train_here(
+    job: _Job,
+    device: torch.device,
+    fabric: Fabric | None,
+    progress: Callable[[TrainProgress], None] | None,
+    watch: Watch | None,
+) -> None:
+    """Train everything on one device, together with other processes where there is a `fabric`."""
+    recipe, out_dir = job.recipe, job.out_dir
+    images, data = recipe.images(), splits_of(recipe, job.data_dir)
     work = out_dir.with_name(f".{out_dir.name}.training")
-    plan = _plan(recipe, all_arms=arms)
-    teacher_cost, student_cost = _costs(recipe, images)
-    reporter = _Reporter([("teacher", teacher_cost), *((at.title, student_cost) for at in plan)], progress)
+    plan = _plan(recipe, all_arms=job.arms)
+    reporter = Reporter(_stages(recipe, images, plan), progress, watch)
+    if watch is not None:
+        about, source = (len(data.train[1]), len(data.validation[1]), len(data.test)), data.source
+        watch(DataRead(source.name, source.source, source.sha256, *about))
     key = _teacher_key(recipe, data)
-    teacher, teacher_run = _train_teacher(recipe, data, images, work, key, reporter.stage(recipe.teacher.epochs))
+    teacher, teacher_run = _train_teacher(recipe, data, images, work, key, device, reporter.stage(), fabric)
     views = Views(recipe, data, teacher)
     runs: dict[str, list[RunMetrics]] = {}
     best: tuple[float, Student, _Planned] | None = None
     for at in plan:
-        report = reporter.stage(recipe.student.epochs)
-        own = _student_key(recipe, key, at)
-        student, run = _train_student(recipe, data, images, views, at, work, own, report, compiled)
+        own, report = _student_key(recipe, key, at), reporter.stage()
+        student, run = _train_student(
+            recipe, data, images, views, at, work, own, device, report, fabric, job.compiled
+        )  # fmt: skip
         runs.setdefault(at.group, []).append(run)
         # chosen on held-back images, so that the test figures stay honest; within the first arm of the recipe
         if at.group == plan[0].group and (best is None or run.validation.accuracy > best[0]):
             best = (run.validation.accuracy, student, at)
     if best is None:
         raise ConfigError(f"recipe {recipe.name}: trains no student")
-    student = best[1]
+    if rank():
+        return
+    student, teacher = best[1].cpu(), teacher.cpu()
     measured = {"teacher": ArmMetrics.of([teacher_run], arm="teacher", parameters=_parameters(teacher))}
     for at in plan:
         section = recipe.student.variant(at.variant)
@@ -343,26 +361,27 @@ def train(
             "python": platform.python_version(),
             "machine": platform.machine(),
             "threads": str(torch.get_num_threads()),
+            "device": describe(device, job.devices),
         },
     )
-    bundle = save_bundle(
+    save_bundle(
         out_dir,
-        recipe_text=text,
+        recipe_text=job.text,
         student=student,
         teacher=teacher,
         metrics=metrics,
         card=write_card(recipe, metrics),
-        overwrite=overwrite,
+        overwrite=job.overwrite,
     )
     shutil.rmtree(work, ignore_errors=True)
-    return bundle
 
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _as_toml(recipe: Recipe) -> str:
+def as_toml(recipe: Recipe) -> str:
+    """A recipe as the text of a file."""
     import tomlkit
 
     return tomlkit.dumps(recipe.model_dump(exclude_none=True, mode="json"))

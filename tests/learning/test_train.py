@@ -12,6 +12,7 @@ import torch
 from labctl.errors import ConfigError, ModelError
 from labctl.learning.bundle import load_bundle
 from labctl.learning.fit import augmented, learning_rate
+from labctl.learning.progress import EpochDone, Reporter, Stage
 from labctl.learning.recipe import AugmentSection, FitSection
 from labctl.learning.train import TrainProgress, train
 
@@ -27,7 +28,7 @@ def weights(folder: Path) -> tuple[str, str]:
 def test_a_training_killed_again_and_again_ends_in_the_same_weights(
     tmp_path: Path, tiny_recipe: Path, tiny_data: Path
 ) -> None:
-    whole = train(tiny_recipe, tmp_path / "whole", data_dir=tiny_data)
+    whole = train(tiny_recipe, tmp_path / "whole", data_dir=tiny_data, arms=True)
     out = tmp_path / "killed"
     for stage, epoch in (("teacher", 1), ("distilled seed 0", 2), ("undistilled seed 1", 1)):
 
@@ -36,13 +37,17 @@ def test_a_training_killed_again_and_again_ends_in_the_same_weights(
                 raise Killed
 
         with pytest.raises(Killed):
-            train(tiny_recipe, out, data_dir=tiny_data, progress=kill)
+            train(tiny_recipe, out, data_dir=tiny_data, progress=kill, arms=True)
         assert not out.exists()
     seen: list[TrainProgress] = []
-    resumed = train(tiny_recipe, out, data_dir=tiny_data, progress=seen.append)
+    told: list[object] = []
+    resumed = train(tiny_recipe, out, data_dir=tiny_data, progress=seen.append, watch=told.append, arms=True)
     assert weights(out) == weights(tmp_path / "whole")
     assert resumed.sha256 == whole.sha256
     assert {at.stage for at in seen} == {"undistilled seed 1"}, "stages that were done are not done again"
+    epochs = [at for at in told if isinstance(at, EpochDone)]
+    assert [(at.stage, at.epoch) for at in epochs if not at.restored] == [("undistilled seed 1", e) for e in (2, 3)]
+    assert len(epochs) == 2 + 4 * 3, "whoever watches is told of every epoch, also of those done before"
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
@@ -59,7 +64,7 @@ def test_progress_rises_to_one_and_metrics_hold_every_arm(tmp_path: Path, tiny_r
     seen: list[TrainProgress] = []
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    bundle = train(tiny_recipe, tmp_path / "b", data_dir=tiny_data, progress=seen.append)
+    bundle = train(tiny_recipe, tmp_path / "b", data_dir=tiny_data, progress=seen.append, arms=True)
     assert torch.equal(before, torch.random.get_rng_state()), "the caller's generator is left alone"
     fractions = [at.fraction for at in seen]
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1)
@@ -104,6 +109,27 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
     section = FitSection(learning_rate=1.0)
     rates = [learning_rate(section, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates[-1] < 1e-3
+
+
+def test_time_left_follows_the_pace_of_each_kind_of_network() -> None:
+    now = [0.0]
+    seen: list[TrainProgress] = []
+    kinds = ("teacher", "trained", "frozen", "trained", "frozen")
+    stages = [Stage(f"{kind} {n}", kind, n, kind, {"teacher": 40.0}.get(kind, 10.0), 4) for n, kind in enumerate(kinds)]
+    reporter = Reporter(stages, seen.append, now=lambda: now[0])
+    seconds = {"teacher": 8.0, "trained": 3.0, "frozen": 1.0}  # per epoch: not what the costs say
+    for stage in stages:
+        told = reporter.stage()
+        told.batch(0, 0.0, 1.0, None)
+        for epoch in range(1, 5):
+            now[0] += seconds[stage.kind]
+            told.batch(epoch, epoch / 4, 1.0, 0.5)
+    left = {(at.stage, at.epoch): at.eta_s for at in seen}
+    assert left["teacher 0", 0] is None, "nothing was measured yet"
+    assert left["teacher 0", 4] == pytest.approx(32.0), "by cost, a fourth of the teacher's each"
+    assert left["frozen 2", 4] == pytest.approx(12 + 4), "one of each kind has been measured"
+    assert left["frozen 4", 2] == pytest.approx(2) and seen[-1].eta_s == 0
+    assert seen[-1].fraction == 1
 
 
 def test_work_of_another_recipe_is_not_taken_over(tmp_path: Path, tiny_recipe: Path, tiny_data: Path) -> None:
