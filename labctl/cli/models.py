@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labctl.cli.models_cost import cost
+from labctl.cli.models_export import export
+from labctl.cli.models_import import import_model
 
 if TYPE_CHECKING:
     from labctl.learning.bundle import Bundle
 
-app = typer.Typer(help="Trained networks: list them, look into one.", no_args_is_help=True)
+app = typer.Typer(help="Trained networks: list them, look into one, import and export.", no_args_is_help=True)
 app.command("cost")(cost)
+app.command("import")(import_model)
+app.command("export")(export)
 
 ModelsDir = Annotated[Path | None, typer.Option(help="Folder of the bundles; default: models/ of the workspace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
@@ -30,7 +34,9 @@ def _models_dir(models_dir: Path | None) -> Path:
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
     """What one line about a bundle says."""
-    chosen, student = bundle.metrics.chosen().test, bundle.recipe.student
+    measured, student = bundle.metrics.measured, bundle.recipe.student
+    chosen = bundle.metrics.chosen().test if measured else None
+    teacher = bundle.metrics.arms.get("teacher")
     return {
         "name": bundle.name,
         "path": str(bundle.path),
@@ -39,10 +45,11 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "detection": bundle.metrics.detection,
         "maps": student.maps,
         "kernel": bundle.student.front.kernel,
-        "accuracy": chosen.accuracy,
-        "interval95": list(chosen.interval95),
-        "n": chosen.n,
-        "teacher_accuracy": bundle.metrics.arms["teacher"].runs[0].test.accuracy,
+        "accuracy": chosen.accuracy if chosen else None,
+        "interval95": list(chosen.interval95) if chosen else None,
+        "n": chosen.n if chosen else 0,
+        "teacher_accuracy": teacher.runs[0].test.accuracy if teacher else None,
+        "imported": bundle.recipe.imported.file if bundle.recipe.imported else None,
         "macs": bundle.metrics.macs,
     }
 
@@ -69,12 +76,22 @@ def list_models(models_dir: ModelsDir = None, json: AsJson = False) -> None:
         if "problem" in row:
             typer.echo(f"{row['name']}  DAMAGED: {row['problem']}")
             continue
-        low, high = (100 * bound for bound in row["interval95"])
         typer.echo(
-            f"{row['name']}  {row['data']}, {row['maps']} signed {row['kernel']}x{row['kernel']} maps, "
-            f"{row['detection']}: {100 * row['accuracy']:.2f} % ({low:.1f} to {high:.1f}), "
-            f"teacher {100 * row['teacher_accuracy']:.2f} %"
+            f"{row['name']}  {row['data'] or 'no image set'}, "
+            f"{row['maps']} signed {row['kernel']}x{row['kernel']} maps, "
+            f"{row['detection']}: {_figures(row)}"
         )
+
+
+def _figures(row: dict[str, Any]) -> str:
+    """Accuracy, interval and where the weights come from."""
+    said = "accuracy not measured"
+    if row["accuracy"] is not None:
+        low, high = (100 * bound for bound in row["interval95"])
+        said = f"{100 * row['accuracy']:.2f} % ({low:.1f} to {high:.1f})"
+    if row["teacher_accuracy"] is not None:
+        return f"{said}, teacher {100 * row['teacher_accuracy']:.2f} %"
+    return f"{said}, imported from {row['imported']}" if row["imported"] else said
 
 
 @app.command()

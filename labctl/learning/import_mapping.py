@@ -87,8 +87,10 @@ class Spectral(Table):
     def _whole(self) -> Spectral:
         named = [axis for axis in self.axes if axis != "1"]
         wanted = {"out", "in", "y"} | ({"half"} if "half" in named else {"x"})
-        if set(named) - {"pair"} != wanted or len(set(named)) != len(named):
-            raise ValueError(f"axes {list(self.axes)} must name out, in, y, and x or half, once each")
+        if set(named) - {"pair"} not in (wanted, wanted - {"in"}) or len(set(named)) != len(named):
+            raise ValueError(
+                f"axes {list(self.axes)} must name out, in, y, and x or half, once each, in if it is not 1"
+            )
         if "half" in named and self.holds == "kernel":
             raise ValueError('axes have "half", which only a mask can: a kernel has no redundant half')
         if any(start + size > grid for start, size, grid in zip(self.start, self.size, self.grid, strict=True)):

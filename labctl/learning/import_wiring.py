@@ -59,6 +59,8 @@ def spectral_mask(layer: Spectral, tensors: Tensors[str, Tensor]) -> Complex[Ten
             raise ModelError(f"{layer.weight}: axis {at} should hold real and imaginary part, it is {weight.shape[at]}")
         weight = torch.complex(*weight.unbind(at))
         del axes[at]
+    if "in" not in axes:
+        weight, axes = weight.unsqueeze(0), ["in", *axes]
     width = "half" if "half" in axes else "x"
     weight = weight.permute([axes.index(axis) for axis in ("out", "in", "y", width)])
     rows, columns = layer.grid
@@ -177,3 +179,13 @@ def run_network(
     """
     parts = images.to(torch.float64).split(batch)
     return torch.cat([run_layers(mapping.layers, normalise(part, mapping.input), tensors).flatten(1) for part in parts])
+
+
+@torch.no_grad()
+def sizes(mapping: Mapping, tensors: Tensors[str, Tensor]) -> list[tuple[int, ...]]:
+    """What each layer leaves of one image: (maps, y, x), or (values,)."""
+    x, found = torch.zeros(1, *mapping.input.shape, dtype=torch.float64), []
+    for layer in mapping.layers:
+        x = apply(layer, x, tensors)
+        found.append(tuple(x.shape[1:]))
+    return found
