@@ -131,6 +131,7 @@ class VariantSection(Section):
     after_detection: AfterDetection | None = None
     pool: Positive | None = None
     hidden: Positive | tuple[Positive, ...] | None = None
+    epochs: Positive | None = None
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] | None = None
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
 

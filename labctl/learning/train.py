@@ -114,7 +114,7 @@ def _stages(recipe: Recipe, images: Images, plan: list[_Planned]) -> list[Stage]
         frozen = at.arm in ("random", "digital")
         how = "frozen" if frozen else at.arm if at.arm == "transfer" else "trained"
         cost = (macs.student + 4e6) * (0.7 if frozen else 1.0)
-        epochs = recipe.student.epochs
+        epochs = recipe.student.variant(at.variant).epochs
         stages.append(Stage(at.title, at.group, at.seed, f"{at.variant}/{how}", cost * epochs, epochs))
     return stages
 
@@ -204,7 +204,7 @@ def _train_student(
         view,
         _validator(data),
         objective,
-        recipe.student,
+        recipe.student.variant(at.variant),
         seed=mix_seed(at.seed, 6),
         key=key,
         checkpoint=work / f"{at.group.replace('/', '-')}-{at.seed}.safetensors",
