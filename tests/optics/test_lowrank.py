@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import conv2d
 
 from labctl.errors import ModelError
+from labctl.optics.detection import Detection, expected_tiles, maps_from_intensity, tile_kernels
 from labctl.optics.lowrank import LowRank, Split, Tiled, low_rank, patch_covariance, pedestal
 
 banks = st.tuples(st.integers(0, 2**31 - 1), st.integers(1, 6), st.integers(1, 3), st.sampled_from([3, 5, 7]))
@@ -106,3 +107,18 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
             low_rank(bank, rank)
     with pytest.raises(ModelError, match="need \\[9, 9\\]"):
         low_rank(bank, 2, covariance=torch.eye(4))
+
+
+@pytest.mark.parametrize("split", Split)
+def test_a_deployment_that_reads_intensities_reads_a_basis(split: Split) -> None:
+    """Each tile's kernel as a map of its own under `INTENSITY`: its root is the amplitude that is mixed."""
+    torch.manual_seed(0)
+    bank, images = torch.randn(4, 2, 5, 5), torch.rand(3, 2, 10, 12)
+    tiled = low_rank(bank, 8).tiled(split)
+    shown = tile_kernels(tiled.kernels[:, None], Detection.INTENSITY)
+    channels = []
+    for channel in range(2):  # one after the other, all to the same tiles
+        camera = (expected_tiles(images[:, channel : channel + 1], shown) / tiled.scale()[:, None, None]) ** 2
+        channels.append(maps_from_intensity(camera, tiled.scale(), Detection.INTENSITY).sqrt())
+    maps = tiled.maps(torch.stack(channels, 1))
+    torch.testing.assert_close(maps, conv2d(images, bank, padding=2), rtol=1e-3, atol=1e-3)
