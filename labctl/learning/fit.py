@@ -163,7 +163,7 @@ def fit(
         trained,
         lr=section.learning_rate,
         weight_decay=section.weight_decay,
-        fused=device.type in ("cpu", "cuda"),  # the same numbers in an eighth of the time
+        fused=device_of(model).type in ("cpu", "cuda"),  # the same numbers in an eighth of the time
     )
     progress = load_checkpoint(checkpoint, model, optimizer, key=key)
     for record in progress.curve if report else ():
