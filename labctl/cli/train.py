@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json as json_module
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from labctl.learning.recipe import Recipe
     from labctl.learning.train import TrainProgress
+    from labctl.runs.training import TrainingRun
 
 
 def default_out(recipe: Path) -> Path:
@@ -36,6 +39,13 @@ def train(
     compile_step: Annotated[
         bool, typer.Option("--compile", help="Compile the training step: faster; needs a C++ compiler.")
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1 (the second GPU) or mps; auto takes a GPU where there is one.")
+    ] = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Train on so many GPUs from --device on, or in so many processes on the CPU.")
+    ] = 1,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Record no run in runs/ of the workspace.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="No bar; the metrics as JSON on standard output.")] = False,
 ) -> None:
@@ -50,29 +60,60 @@ def train(
 
     target = out if out is not None else default_out(recipe)
     what: Recipe | Path = recipe
+    asked = load_recipe(recipe)
     if seed is not None:
-        values = load_recipe(recipe).model_dump(exclude_none=True)
+        values = asked.model_dump(exclude_none=True)
         values["student"]["seeds"] = (seed,)
-        what = Recipe.model_validate(values)
+        what = asked = Recipe.model_validate(values)
+    options = {
+        "arms": arms, "compiled": compile_step, "device": device, "devices": devices, "data_dir": data_dir,
+        "overwrite": force,
+    }  # fmt: skip
+    folder: Path | None = None
     try:
-        if json:
-            bundle = run(what, target, data_dir=data_dir, overwrite=force, arms=arms, compiled=compile_step)
-        else:
-            with _Bar() as update:
-                bundle = run(
-                    what, target, progress=update, data_dir=data_dir, overwrite=force, arms=arms, compiled=compile_step
-                )
+        with ExitStack() as stack:
+            # the bar goes up last and down first, so that a run's end is recorded whatever the terminal does
+            record = None if no_run else stack.enter_context(_recorded(recipe, asked, target, options))
+            folder = record.path if record is not None else None
+            update = None if json else stack.enter_context(_Bar())
+            bundle = run(what, target, progress=update, watch=record, **options)  # type: ignore[arg-type]
+            if record is not None:
+                record.finish(bundle)
     except KeyboardInterrupt as error:
         raise Aborted("the same command goes on from the last whole epoch") from error
     if json:
         metrics = bundle.metrics.model_dump(mode="json")
-        typer.echo(json_module.dumps({"path": str(bundle.path), "sha256": bundle.sha256, "metrics": metrics}))
+        answer = {"path": str(bundle.path), "sha256": bundle.sha256, "run": str(folder or ""), "metrics": metrics}
+        typer.echo(json_module.dumps(answer))
         return
     chosen = bundle.metrics.chosen().test
     low, high = chosen.interval95
     typer.echo(
         f"{bundle.path}: {100 * chosen.accuracy:.2f} % on {chosen.n} test images "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    )
+    typer.echo(f"run      {folder}" if folder is not None else "run      none recorded (--no-run)")
+
+
+def _recorded(path: Path, recipe: Recipe, out: Path, options: Mapping[str, Any]) -> TrainingRun:
+    """A run in runs/ of the workspace, with the recipe as it is trained."""
+    from labctl.errors import ModelError
+    from labctl.learning.recipe import parse_recipe, recipe_text
+    from labctl.learning.train import as_toml
+    from labctl.runs.training import TrainingRun
+    from labctl.workspace import find
+
+    if out.exists() and not options["overwrite"]:  # no run for what will be refused
+        raise ModelError(f"{out}: exists already; choose another place, or say to overwrite it")
+    text = recipe_text(path)
+    return TrainingRun(
+        find().runs,
+        recipe_text=text if parse_recipe(text, path=path) == recipe else as_toml(recipe),
+        recipe_sha256=recipe.sha256,
+        name=recipe.name,
+        out=out,
+        seeds={"data": recipe.data.seed, "teacher": recipe.teacher.seed, "students": recipe.student.seeds},
+        options=options,
     )
 
 

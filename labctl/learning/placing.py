@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -21,6 +19,10 @@ from labctl.learning.sharing import rank
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+# Fabric tells on standard error who starts where. Processes import this module before they start anything.
+for _name in ("lightning_fabric.utilities.distributed", "lightning_fabric.utilities.rank_zero"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 KINDS = ("auto", "cpu", "cuda", "mps")
 
@@ -100,9 +102,6 @@ def spread(
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    if sys.platform == "win32":  # torch's Windows builds lack libuv, and ask for it unless told not to
-        os.environ.setdefault("USE_LIBUV", "0")
     fabric = Fabric(
         accelerator="cuda" if device.type == "cuda" else "cpu",
         devices=list(range(first, first + processes)) if device.type == "cuda" else processes,
@@ -179,7 +178,6 @@ class _Listener(threading.Thread):
 def _on_rank(fabric: Fabric, work: Work, job: Any, say: Connection, stop: Any) -> None:
     """What every process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; the one that started them ends them
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     first = rank() == 0
 
     def tell(told: object) -> None:

@@ -118,5 +118,5 @@ def _added_up(values: Tensor) -> Tensor:
     """The sum over processes, forward and backward."""
     from torch.distributed.nn.functional import all_reduce
 
-    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = all_reduce(values)
     return total

@@ -85,6 +85,8 @@ def may_resume(recorded: RecordedRun) -> None:
     RunError
         If it is done, is running, or is itself a replay, which had no bench.
     """
+    if "training" in recorded.intent.get("provenance", {}):
+        raise RunError(f"run {recorded.id} is a training: the command that began it (`labctl train`) goes on with it")
     if recorded.outcome == "done":
         raise RunError(f"run {recorded.id} is done: there is nothing to resume (`labctl runs repeat` runs it anew)")
     if recorded.outcome == "running":

@@ -15,7 +15,7 @@ from labctl.runs.values import write_json
 
 NAME = "manifest.json"
 FORMAT = "labctl manifest 1"
-FILES = ("run.json", "events.jsonl", "calibrations.h5", "checkpoint.h5", "result.json", "result.h5")
+FILES = ("run.json", "events.jsonl", "curves.csv", "calibrations.h5", "checkpoint.h5", "result.json", "result.h5")
 
 
 def write(folder: Path) -> None:

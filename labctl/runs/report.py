@@ -19,6 +19,7 @@ from labctl.procedures.report_data import Curve, Picture, ReportData
 from labctl.runs import figures
 from labctl.runs.catalogue import RunSummary, summarise
 from labctl.runs.recorded import RecordedRun, open_run
+from labctl.runs.training import is_training, report_so_far
 
 log = logging.getLogger(__name__)
 NAME = "report.html"
@@ -76,6 +77,8 @@ def render(run: RecordedRun) -> str:
         result = None
         notes.append(str(error))
     data = _report_data(result)
+    if data is None and is_training(run):
+        data = report_so_far(run)
     pictures = list(data.pictures) if data else []
     if not pictures:
         try:
