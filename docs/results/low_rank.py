@@ -179,7 +179,7 @@ def figure(found: list[Row], path: Path) -> None:
         row[1].set(xlabel="tiles", ylabel="accuracy (%)", title="without noise")
         row[1].legend(fontsize=8, loc="lower right")
         at = range(len(NOISE))
-        styles = ("k*-", "s-", "s--", "^--", "^-")
+        styles = ("*-", "s-", "s--", "^--", "^-")
         colours = ("black", COLOURS["images"], COLOURS["images"], COLOURS["pedestal"], COLOURS["pedestal"])
         for (name, entry), style, colour in zip(study["noise"].items(), styles, colours, strict=True):
             values = [100 * right / n for right in entry["correct"]]
@@ -254,7 +254,18 @@ def _study(study: Row) -> list[str]:
         if "refit" in entry:
             cells = " | ".join(f"{100 * right / n:.1f}" for right in entry["refit"])
             lines.append(f"| the same, refitted | | | | {cells} |")
-    return [*lines, "", *_time(study), ""]
+    return [*lines, "", *_noise(study), "", *_time(study), ""]
+
+
+def _noise(study: Row) -> list[str]:
+    """What mixing does to noise, in words."""
+    near, gain = study["near"], {name: entry["noise_gain"] for name, entry in study["noise"].items()}
+    own, pairs, pedestal = gain["bank as it is"], gain[f"rank {near}, pairs"], gain[f"rank {near}, pedestal"]
+    return [
+        f"Mixing the basis read in pairs multiplies the bank's own noise by {pairs / own:.2f}. A pedestal needs about",
+        f"half the tiles and multiplies it by {pedestal / own:.1f}: every map is then a small difference of bright",
+        "tiles, whose brightest pixel also sets the exposure.",
+    ]
 
 
 def _time(study: Row) -> list[str]:
@@ -267,11 +278,11 @@ def _time(study: Row) -> list[str]:
         ways[f"rank {study['near']}, {split.value}"] = plan_captures(
             DMD, image=size, kernel=(ky, kx), maps=maps, channels=channels, tiles=tiles, shared=True
         )
-    said = [
-        f"{name}: {plan.captures} captures, {plan.patterns} SLM pattern{'s' if plan.patterns > 1 else ''}, "
-        f"{1e3 * optical_cost(plan, DMD, 0, CPU).latency_s:.3g} ms"
-        for name, plan in ways.items()
-    ]
+    said = []
+    for name, plan in ways.items():
+        captures = f"{plan.captures} capture{'s' if plan.captures > 1 else ''}"
+        patterns = f"{plan.patterns} SLM pattern{'s' if plan.patterns > 1 else ''}"
+        said.append(f"{name}: {captures}, {patterns}, {1e3 * optical_cost(plan, DMD, 0, CPU).latency_s:.3g} ms")
     return [f"One image on the bench with a DMD (`labctl/learning/figures.py`): {'; '.join(said)}."]
 
 

@@ -22,6 +22,7 @@ ARMS = {
     "distilled": ("student, linear", "#0072b2", "s"),
     "two-sided/distilled": ("student, two-sided ReLU", "#d55e00", "^"),
 }
+TICKS = (8, 16, 24, 32, 64, 128, 256, 30, 60, 90, 120, 180, 240)
 GREY, BLUE, SKY, RED = "#777777", "#0072b2", "#56b4e9", "#d55e00"
 PI, TPU, SEEN, GPU_NAME = "embedded CPU", "edge accelerator", "bench at its measured rate", "GPU"
 Row = dict[str, Any]
@@ -65,7 +66,7 @@ def figure(results: dict[str, list[Row]], counted: dict[str, list[Row]], path: P
 
 def _size_axis(panel: Axes, heights: list[int]) -> None:
     panel.set_xscale("log")
-    shown = [h for i, h in enumerate(heights) if i == 0 or h >= 1.4 * heights[i - 1] or h in (24, 32)]
+    shown = [height for height in heights if height in TICKS]
     panel.xaxis.set_major_locator(FixedLocator(shown))
     panel.xaxis.set_major_formatter(ScalarFormatter())
     panel.xaxis.set_minor_locator(NullLocator())
@@ -273,7 +274,35 @@ def _verdicts(counted: dict[str, list[Row]]) -> list[str]:
                 rates = at["optical"]["DMD input"][computer]["against"][rival]
                 cells += [_rate(rates["speed_fps"]), _rate(rates["energy_fps"])]
                 lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
+    return [*lines, "", *_why(counted), ""]
+
+
+def _why(counted: dict[str, list[Row]]) -> list[str]:
+    """The reasons, with the figures of the largest sizes that are trained."""
+    lines = []
+    for task, sizes in counted.items():
+        row = next(row for row in sizes if row["size"][0] in (32, 120))
+        lcos, macs = row["optical"]["LCoS panels"], row["macs"]
+        edge = row["digital"][TPU]
+        lines += [
+            f"- {TITLES[task]}, {_x(row)}: optics takes {macs['optical']:,} of the linear student's",
+            f"  {macs['student']:,} MACs and leaves {macs['electronic']:,}; folded or through Fourier transforms,",
+            f"  electronics do all of it in {row['cheapest']:,}. The bench with LCoS panels takes",
+            f"  {lcos['captures']} captures and",
+            f"  {_si(lcos[PI]['energy_j'], 'J')} at the plug; an edge accelerator runs the teacher for",
+            f"  {_si(edge['teacher']['energy_j'], 'J')}, the student for {_si(edge['student']['energy_j'], 'J')}.",
+        ]
+    return [
+        "Why:", "", *lines,
+        "- A bench draws its watts whether it works or waits: only its rate can earn them back, and the rates that",
+        "  would are far above what a panel or a camera can do, against everything but a slow processor.",
+        "- What is linear folds. The student without a nonlinearity at the detector has a digital rival far cheaper",
+        "  than its own convolutions; the MACs *moved* to optics are not MACs *saved*. A two-sided ReLU does not fold.",
+        "- Larger images leave room for fewer tiles on one SLM, so that captures grow where MACs are to be saved.",
+        "- Three channels in pairs do not fit one pattern: the SLM has to settle between them, which costs one image",
+        "  alone a tenth of a second, and a batch nothing. A basis that the channels share would not have to",
+        "  ([low_rank.md](low_rank.md)).",
+    ]  # fmt: skip
 
 
 def _rate(value: float | None) -> str:
@@ -286,7 +315,8 @@ def _figures(fps: float, batch: int) -> list[str]:
         "The formulae stand in `labctl/learning/cost.py`. MACs are of direct convolution; *cheapest* is the least of",
         "direct, through fast Fourier transforms, and with everything linear folded (`labctl/learning/accounting.py`).",
         f"Batches are of {batch} images to one SLM pattern. *Measured rate*: the LCoS bench at {fps:g} captures/s, as",
-        "`labctl models cost --run` reads it from `labctl evaluate fashion-mnist-sclc --bench sim-4f`.",
+        "`labctl models cost --run` reads it from `labctl evaluate fashion-mnist-sclc --bench sim-4f` (a simulated bench,",
+        "on its own clock: 5 ms of settling, 12.7 ms of exposure, the read-out overlapped).",
         "`labctl models cost NAME` says the same of any model, on stated devices, a bench file or a run.", "",
     ]  # fmt: skip
     for devices in (LCOS, DMD):
