@@ -315,8 +315,8 @@ def _figures(fps: float, batch: int) -> list[str]:
         "The formulae stand in `labctl/learning/cost.py`. MACs are of direct convolution; *cheapest* is the least of",
         "direct, through fast Fourier transforms, and with everything linear folded (`labctl/learning/accounting.py`).",
         f"Batches are of {batch} images to one SLM pattern. *Measured rate*: the LCoS bench at {fps:g} captures/s, as",
-        "`labctl models cost --run` reads it from `labctl evaluate fashion-mnist-sclc --bench sim-4f` (a simulated bench,",
-        "on its own clock: 5 ms of settling, 12.7 ms of exposure, the read-out overlapped).",
+        "`labctl models cost --run` reads it from `labctl evaluate fashion-mnist-sclc --bench sim-4f` (a simulated",
+        "bench, on its own clock: 5 ms of settling, 12.7 ms of exposure, the read-out overlapped).",
         "`labctl models cost NAME` says the same of any model, on stated devices, a bench file or a run.", "",
     ]  # fmt: skip
     for devices in (LCOS, DMD):
