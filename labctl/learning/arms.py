@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from labctl.learning.fit import Objective, drawn_pairs, jittered, mix_seed, seeded
+from labctl.learning.readout import ReadoutSection, read
 from labctl.learning.recipe import Arm, Images, Recipe
 from labctl.learning.scoring import as_images, device_of
 from labctl.learning.segmentation import channel_wise_loss, class_weights
@@ -81,6 +82,20 @@ def make_student(recipe: Recipe, variant: str, arm: Arm, seed: int, images: Imag
     return student
 
 
+class Through(nn.Module):
+    """A student as it answers through the camera of a recipe's [readout]."""
+
+    def __init__(self, student: Student, readout: ReadoutSection) -> None:
+        super().__init__()
+        self.student, self.readout = student, readout
+
+    def forward(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n classes *size"]:
+        """Logits; noise is drawn from torch's global generator."""
+        front = self.student.front
+        logits: Tensor = self.student.backend(read(images, front.fused_kernels(), front.detection, self.readout))
+        return logits
+
+
 def give_hint(recipe: Recipe, student: Student, views: Views, seed: int) -> None:
     """Give a student of the arm "transfer" what it is trained with besides; `Student.settle` takes it away."""
     features = views.at(0)[3]
@@ -103,7 +118,12 @@ def objective_of(
         return pixels, labels
 
     def graph(model: Student, images: Tensor, labels: Tensor, teacher_logits: Tensor, told: Tensor) -> Tensor:
-        maps = jittered(model.features(mine(images)), recipe.robustness)
+        shown = mine(images)
+        if recipe.readout.active:
+            maps = read(shown, model.fused_kernels(), model.front.detection, recipe.readout)
+        else:
+            maps = model.features(shown)
+        maps = jittered(maps, recipe.robustness)
         logits, hidden = (whole(rows, len(images)) for rows in model.backend.outputs(maps))
         loss = distillation_loss(
             logits,

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from labctl.learning.metrics import Metrics, Score
-from labctl.learning.recipe import AugmentSection, Recipe
+import textwrap
 
-_ARM_TITLES = {
-    "teacher": "teacher (nonlinear CNN, digital)",
-    "distilled": "student, distilled",
-    "undistilled": "student, labels alone",
+from labctl.learning.metrics import ArmMetrics, Metrics, Score
+from labctl.learning.recipe import AugmentSection, Recipe, RobustnessSection
+
+ARMS = {
+    "transfer": "distilled, stronger transfer",
+    "distilled": "distilled",
+    "undistilled": "labels alone",
+    "random": "distilled, behind random masks",
+    "digital": "distilled, without an optical layer",
+}
+_AFTER = {
+    "linear": "strictly linear up to and including the first fully connected layer",
+    "relu": "with an electronic ReLU on the maps",
+    "two-sided": "with an electronic ReLU on the maps and on their negatives",
+}
+_DETECTION = {
+    "paired": "each signed kernel is shown as two non-negative ones on two tiles, and the square roots of their "
+    "intensities are subtracted: linear",
+    "intensity": "each signed kernel is shown on one tile, whose intensity is the map: a square law, not linear",
+    "incoherent": "the light is incoherent; each signed kernel is shown as two point spread functions on two tiles, "
+    "whose intensities are subtracted: linear",
 }
 
 
@@ -18,138 +34,255 @@ def percent(score: Score) -> str:
     return f"{100 * score.accuracy:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def _mean(arm: ArmMetrics) -> str:
+    if arm.interval95 is None:
+        return f"{100 * arm.mean_test:.2f} %"
+    low, high = arm.interval95
+    return f"{100 * arm.mean_test:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def _said(*sentences: str) -> str:
+    """Paragraphs of a width that is read well, here and in a terminal."""
+    return "\n".join(textwrap.fill(" ".join(sentence.split()), 110, break_on_hyphens=False) for sentence in sentences)
+
+
+def _item(sentence: str) -> str:
+    text = " ".join(sentence.split())
+    return textwrap.fill(text, 110, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _augmentation(augment: AugmentSection) -> str:
-    shifts = f"shifts of up to {augment.shift_px} px" if augment.shift_px else ""
-    return " and ".join(part for part in ("horizontal flips" if augment.flip else "", shifts) if part) or "none"
-
-
-def _table(metrics: Metrics) -> str:
-    lines = [
-        f"| network | seed | held back, n = {metrics.data.validation} | test, n = {metrics.data.test} | shipped test |",
-        "|---|---|---|---|---|",
+    parts = [
+        "horizontal flips" if augment.flip else "",
+        f"shifts of up to {augment.shift_px} px" if augment.shift_px else "",
+        f"magnifications of {augment.zoom[0]:g} to {augment.zoom[1]:g}" if augment.zoom != (1, 1) else "",
+        f"changes of brightness, colour and gamma by {augment.colour:g}" if augment.colour else "",
     ]
-    for arm, content in metrics.arms.items():
-        for run in content.runs:
-            chosen = " **(in this bundle)**" if (arm, run.seed) == (metrics.selected.arm, metrics.selected.seed) else ""
-            shipped = percent(run.shipped_test) if run.shipped_test else "none"
-            title = _ARM_TITLES.get(arm, arm)
-            held = f"{100 * run.validation.accuracy:.2f} %"
-            lines.append(f"| {title}{chosen} | {run.seed} | {held} | {percent(run.test)} | {shipped} |")
-    return "\n".join(lines)
+    return ", ".join(part for part in parts if part) or "none"
+
+
+def _noise(robust: RobustnessSection) -> str:
+    if not any((robust.gain, robust.offset, robust.noise)):
+        return "none"
+    return (
+        f"every image and map gets a gain of 1 ± {robust.gain:g}, an offset of ± {robust.offset:g} and white noise of "
+        f"± {robust.noise:g} of the map's rms (standard deviations), so that the back end knows a bench"
+    )
+
+
+def _reading(arm: ArmMetrics) -> str:
+    return f"`{arm.detection}`, {_AFTER.get(arm.after_detection or '', arm.after_detection)}"
 
 
 def _means(metrics: Metrics) -> str:
-    lines = []
-    for arm, content in metrics.arms.items():
-        if content.interval95 is not None:
-            low, high = content.interval95
-            lines.append(
-                f"- {_ARM_TITLES.get(arm, arm)}: mean {100 * content.mean_test:.2f} % over {len(content.runs)} seeds "
-                f"(95 % interval of the mean {100 * low:.2f} to {100 * high:.2f})"
-            )
-    kd, plain = metrics.arms.get("distilled"), metrics.arms.get("undistilled")
-    if kd and plain and kd.interval95 and plain.interval95:
-        gain = 100 * (kd.mean_test - plain.mean_test)
-        apart = kd.interval95[0] > plain.interval95[1] or plain.interval95[0] > kd.interval95[1]
-        verdict = "outside" if apart else "**not outside**"
-        lines.append(f"- distilling changes the mean by {gain:+.2f} points, {verdict} these intervals")
+    """A row per student, a column per arm."""
+    arms = [arm for arm in metrics.arms.values() if arm.detection is not None]
+    columns = [name for name in ARMS if any(arm.arm == name for arm in arms)]
+    lines = [
+        "| student | " + " | ".join(ARMS[name] for name in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for variant in dict.fromkeys(arm.variant for arm in arms):
+        own = {arm.arm: arm for arm in arms if arm.variant == variant}
+        cells = [_mean(own[name]) if name in own else "" for name in columns]
+        lines.append(f"| {_reading(next(iter(own.values())))} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _margins(metrics: Metrics) -> str:
+    """What the student of this bundle gains over each of its controls."""
+    best = metrics.arms[metrics.selected.arm]
+    lines = []
+    for arm in metrics.arms.values():
+        if arm.detection is None or arm.variant != best.variant or arm is best:
+            continue
+        gain = 100 * (best.mean_test - arm.mean_test)
+        verdict = "one seed each: no interval"
+        if best.interval95 and arm.interval95:
+            apart = best.interval95[0] > arm.interval95[1] or arm.interval95[0] > best.interval95[1]
+            verdict = f"the intervals {'are apart' if apart else '**overlap**'}"
+        lines.append(_item(f"{ARMS[best.arm]} over {ARMS[arm.arm]}: {gain:+.2f} points; {verdict}"))
+    return "\n".join(lines)
+
+
+def _runs(metrics: Metrics) -> str:
+    lines = ["| network | seed | held back | test | shipped test |", "|---|---|---|---|---|"]
+    for name, arm in metrics.arms.items():
+        for run in arm.runs:
+            chosen = (
+                " **(in this bundle)**" if (name, run.seed) == (metrics.selected.arm, metrics.selected.seed) else ""
+            )
+            shipped = percent(run.shipped_test) if run.shipped_test else ""
+            held = f"{100 * run.validation.accuracy:.2f} %"
+            lines.append(f"| {name}{chosen} | {run.seed} | {held} | {percent(run.test)} | {shipped} |")
+    return "\n".join(lines)
+
+
+def _power(recipe: Recipe, metrics: Metrics) -> str:
+    """What the optical layer adds, and what it does not."""
+    left, collapsed = metrics.macs["electronic"], metrics.macs["collapsed"]
+    if metrics.detection == "intensity":
+        return (
+            "The camera's square law is the optical layer's own nonlinearity; it cannot be folded into what follows. "
+            f"{left:,} MACs are left in electronics."
+        )
+    if recipe.student.backend.after_detection != "linear":
+        return (
+            f"With `{metrics.detection}` detection the optical layer is linear. All nonlinearities of the student are "
+            f"electronic. {left:,} MACs are left in electronics."
+        )
+    saved = (
+        f"{left:,} MACs are left, against {collapsed:,} for that one map and the rest run digitally."
+        if left < collapsed
+        else f"**here they do not**, for {left:,} MACs are left, against {collapsed:,} for that one map and the rest "
+        "run digitally."
+    )
+    return (
+        f"With `{metrics.detection}` detection the optical layer is linear and adds **no expressive power**: "
+        "convolution, batch norm, average pool and first fully connected layer together are one linear map, which "
+        f"electronics could do as well. What the optics can do is remove digital work: {saved}"
+    )
+
+
+def _figures(metrics: Metrics) -> str:
+    chosen = metrics.chosen().test
+    if chosen.measure == "mIoU":
+        return (
+            f"Mean IoU over {len(metrics.data.classes or ())} classes on {metrics.data.test:,} test images, all pixels "
+            "of the split counted together, pixels of no class left out; in simulation (no bench), in eval mode. "
+            "Intervals of one network: 95 %, from 1,000 bootstrap draws of the images. "
+            f"Of the pixels, {100 * (chosen.pixel_accuracy or 0):.1f} % are right."
+        )
+    return (
+        f"Accuracy on {metrics.data.test:,} test images, in simulation (no bench), in eval mode. Intervals of one "
+        "network: 95 %, Wilson, over the images."
+    )
+
+
+def _bench(recipe: Recipe, metrics: Metrics) -> str:
+    student, channels = recipe.student, (metrics.data.shape or recipe.images().shape)[0]
+    tiles = student.maps * (1 if metrics.detection == "intensity" else 2)
+    kernel = sum(student.kernel_sizes) - len(student.kernel_sizes) + 1
+    colours = "" if channels == 1 else f" for each of {channels} colours, which are shown one after the other"
+    formula = f"`conv2d(images, student.fused_kernels(), padding={kernel // 2})`"
+    follow = f"the sum over colours of the squares of {formula}" if metrics.detection == "intensity" else formula
+    return (
+        f"**Intended bench.** A 4f bench with an intensity camera and `{metrics.detection}` detection: "
+        f"{_DETECTION[metrics.detection]}. That is {tiles} tiles{colours}. What is read follows {follow}, images of "
+        "0 to 1 as amplitudes on the input panel. `labctl models show NAME --bench BENCH` says whether a bench will do."
+    )
 
 
 def write_card(recipe: Recipe, metrics: Metrics) -> str:
     """The card as Markdown. Every figure in it is also in metrics.json."""
-    known, student, robust = recipe.images(), recipe.student, recipe.robustness
+    data, student, kd, macs = metrics.data, recipe.student, recipe.distillation, metrics.macs
+    channels, rows, columns = data.shape or recipe.images().shape
+    classes = data.classes or recipe.images().classes
     kernel = sum(student.kernel_sizes) - len(student.kernel_sizes) + 1
-    macs, back, kd = metrics.macs, student.backend, recipe.distillation
-    linear = (
-        "with an electronic ReLU on the maps"
-        if back.after_detection != "linear"
-        else ("strictly linear up to and including the first fully connected layer")
+    layers = len(student.kernel_sizes)
+    front = (
+        "The front is one linear spectral convolution layer"
+        if layers == 1
+        else f"The front is a cascade of {layers} linear spectral convolution layers, which fuses exactly into one "
+        "mask per map"
     )
-    noise = (
-        "none"
-        if not any((robust.gain, robust.offset, robust.noise))
-        else (
-            f"every image and map gets a gain of 1 ± {robust.gain:g},\n  an offset of ± {robust.offset:g} and white "
-            f"noise of ± {robust.noise:g} of the map's rms (standard deviations), so that the back end knows a bench"
-        )
+    job = "Says the class of every pixel of" if data.task == "segmentation" else "A classifier for"
+    what = _said(
+        f"**What it is.** {job} {data.name} ({rows}x{columns} pixels, "
+        f"{'grey' if channels == 1 else f'{channels} colours'}; {len(classes)} classes: {', '.join(classes)}), cut "
+        f"in two: {student.maps} signed {kernel}x{kernel} kernels{'' if channels == 1 else ' per colour'}, shown as Fourier "
+        "masks on a 4f bench, and a back end in electronics on what the camera reads. "
+        f"{front}; the student is {_AFTER[student.backend.after_detection]} (SCLC, arXiv:2102.13323)."
     )
-    notes = f"\n{recipe.notes.strip()}\n" if recipe.notes.strip() else ""
-    channels = "1 channel" if known.shape[0] == 1 else f"{known.shape[0]} channels"
-    size = f"{known.shape[1]}x{known.shape[2]} pixels, {channels}"
+    teacher = metrics.arms["teacher"].runs[0].test
+    gap = 100 * (teacher.accuracy - metrics.chosen().test.accuracy)
+    trained = ARMS.get(metrics.arms[metrics.selected.arm].arm, metrics.selected.arm)
+    chosen = _said(
+        f'The weights are those of the student trained as "{trained}" that did best on held-back images (seed '
+        f"{metrics.selected.seed}): {percent(metrics.chosen().test)}. It is {gap:.1f} points below its teacher, "
+        f"{percent(teacher)}."
+        + (f" Read through the camera of its recipe: {percent(seen)}." if (seen := metrics.chosen().read_test) else "")
+    )
     made = ", ".join(f"{key} {value}" for key, value in metrics.made_with.items())
-    teacher_gap = 100 * (metrics.arms["teacher"].runs[0].test.accuracy - metrics.chosen().test.accuracy)
-    left, collapsed = macs["electronic"], macs["collapsed"]
-    saved = (
-        f"{left:,} MACs are\n  left, against {collapsed:,} for that one map and the last layer run digitally."
-        if left < collapsed
-        else f"**here they do not**,\n  for {left:,} MACs are left, against {collapsed:,} for that one map and the "
-        "last layer\n  run digitally."
+    notes = f"\n{recipe.notes.strip()}\n" if recipe.notes.strip() else ""
+    intervals = _item(
+        "The intervals are of the test images, and of the seeds of this one recipe; they say nothing of other recipes."
     )
-    power = (
-        f"With `{metrics.detection}` detection the optical layer is linear. The only nonlinearities of the student are "
-        "electronic: the ReLU on the maps and the one behind the first fully connected layer."
-        if back.after_detection != "linear"
-        else f"With `{metrics.detection}` detection the optical layer is linear and adds **no expressive power**:\n  "
-        "convolution, batch norm, average pool and first fully connected layer together are one linear map, which\n  "
-        "electronics could do as well. What the optics can do is remove digital work: " + saved
+    unmeasured = _item(
+        "These figures say nothing of a real bench. Deploying, calibrating and refitting are measured by `labctl demo` "
+        "and `labctl evaluate`, against these as the ceiling."
+    )
+    told = "channels" if data.task == "segmentation" else recipe.transfer.kind
+    training = (
+        _item(
+            f"Teacher: {recipe.teacher.network} of {', '.join(map(str, recipe.teacher.widths))} channels, "
+            f"{metrics.arms['teacher'].parameters or 0:,} weights, {recipe.teacher.epochs} epochs."
+        ),
+        _item(
+            f"Student: {student.epochs} epochs, loss alpha T² KL + (1 - alpha) CE with T = {kd.temperature:g}, "
+            f"alpha = {kd.alpha:g}; stronger transfer: {recipe.transfer.weight:g} times the mismatch of {told} besides."
+        ),
+        _item(
+            f"Augmentation: teacher {_augmentation(recipe.teacher.augment)}; students {_augmentation(student.augment)}."
+        ),
+        _item(f"Bench noise while training the students: {_noise(recipe.robustness)}."),
+    )
+    source = _said(
+        f"Trained on {data.train:,} training images ({data.source}), {data.validation:,} held back, tested on "
+        f"{data.test:,} official test images. Data licence: {data.licence or 'unknown'}. These weights: the licence of "
+        "labctl (MIT), as far as the data's licence allows."
+    )
+    again = _said(
+        "Train it again (goes on where it was cut off; the same weights bit for bit only with the same torch build and "
+        f"number of threads: {made}):"
+    )
+    use = _said(
+        "Use it: `labctl.learning.bundle.load_bundle(path)` gives `student` and `teacher` in eval mode; "
+        "`student.fused_kernels()` goes to the optics, `student.backend(features)` takes what the camera read."
     )
     return f"""# {recipe.name}
 
 {recipe.description}.
 
-**What it is.** A classifier for {metrics.data.name} ({size}, {len(known.classes)} classes:
-{", ".join(known.classes)}), cut in two.
-The front is {student.maps} signed {kernel}x{kernel} kernels, shown as Fourier masks on a 4f bench; the back end runs in
-electronics on what the camera reads. The front is a cascade of {len(student.kernel_sizes)} linear spectral convolution
-layers, which fuses exactly into one mask per map; the student is {linear}
-(SCLC, arXiv:2102.13323).
+{what}
 
-**Intended bench.** A 4f bench with an intensity camera and `{metrics.detection}` detection: each signed kernel is
-shown as two non-negative ones on two tiles ({2 * student.maps} tiles), whose square roots are subtracted.
-Feature maps follow `torch.nn.functional.conv2d(images, student.fused_kernels(), padding={kernel // 2})`, images of
-0 to 1.
+{_said(_bench(recipe, metrics))}
 
 ## Figures
-In simulation (no bench), in eval mode; in brackets the 95 % Wilson interval over the images.
-
-{_table(metrics)}
+{_said(_figures(metrics))}
 
 {_means(metrics)}
 
-The weights are those of the {metrics.selected.arm} student that did best on held-back *training* images (seed
-{metrics.selected.seed}). It is {teacher_gap:.1f} points below its teacher.
+Means over seeds, with 95 % intervals by Student's t.
+
+{_margins(metrics)}
+
+{chosen}
 
 | MACs per image | |
 |---|---|
 | teacher, all digital | {macs["teacher"]:,} |
 | student, all digital | {macs["student"]:,} |
-| the same, its linear part as one matrix | {collapsed:,} |
+| the same, its linear part as one matrix | {macs["collapsed"]:,} |
 | moved to optics | {macs["optical"]:,} ({100 * macs["optical"] / macs["student"]:.0f} % of the student) |
 | left in electronics | {macs["electronic"]:,} |
 
 ## What is not claimed
-- {power}
-- These figures say nothing of a real bench. Deploying, calibrating and refitting are measured by `labctl demo` and
-  `labctl evaluate`, against these as the ceiling.
-- The intervals are of the test images, and of the seeds of this one recipe; they say nothing of other recipes.
+{_item(_power(recipe, metrics))}
+{unmeasured}
+{intervals}
 
 ## Data and training
-Trained on {metrics.data.train:,} of the official training images ({metrics.data.source}), {metrics.data.validation:,}
-held back, tested on {metrics.data.test:,} official test images. Data licence: {metrics.data.licence}. These weights:
-the licence of labctl (MIT).
+{source}
 
-- Teacher: 3x3 convolutions of {", ".join(map(str, recipe.teacher.widths))} channels, {recipe.teacher.epochs} epochs.
-- Student: {student.epochs} epochs, loss alpha T² KL + (1 - alpha) CE with T = {kd.temperature:g}, alpha = {kd.alpha:g}.
-- Augmentation: teacher {_augmentation(recipe.teacher.augment)}; students {_augmentation(student.augment)}.
-- Bench noise while training the students: {noise}.
+{chr(10).join(training)}
 {notes}
-Train it again (goes on where it was cut off; the same weights bit for bit only with the same torch build and number
-of threads: {made}):
+{again}
 
-    labctl train models/{recipe.name}/recipe.toml --out models/my-{recipe.name}
+    labctl train models/{recipe.name} --out models/my-{recipe.name} --arms
 
-Use it: `labctl.learning.bundle.load_bundle(path)` gives `student` and `teacher` in eval mode; `student.fused_kernels()`
-goes to the optics, `student.backend(features)` takes what the camera read, `labctl.learning.refit.refit_backend` fits
-the back end to a bench.
+{use}
+
+## Every run
+{_runs(metrics)}
 """

@@ -60,12 +60,16 @@ class Score(_File):
 
 
 class RunMetrics(_File):
-    """One trained network: its seed, its scores on held-back training images, the test set and the shipped subset."""
+    """One trained network: its seed, its scores on held-back training images, the test set and the shipped subset.
+
+    `read_test` is the score on the test set through the camera of the recipe's [readout], where there is one.
+    """
 
     seed: int
     validation: Score
     test: Score
     shipped_test: Score | None = None
+    read_test: Score | None = None
     epochs: int
     seconds: float
     curve: list[tuple[int, float, float]]

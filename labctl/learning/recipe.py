@@ -16,6 +16,7 @@ from labctl.errors import ConfigError, DataError
 from labctl.learning.backend import AfterDetection, Backend, PoolKind
 from labctl.learning.data import Source, Task, known_set
 from labctl.learning.imported import ImportedSection
+from labctl.learning.readout import ReadoutSection
 from labctl.learning.segmentation import SegmentationBackend, UNet
 from labctl.learning.student import SpectralCascade, Student
 from labctl.learning.teacher import ResidualTeacher, Teacher
@@ -210,6 +211,7 @@ class Recipe(Section):
     distillation: DistillSection = DistillSection()
     transfer: TransferSection = TransferSection()
     robustness: RobustnessSection = RobustnessSection()
+    readout: ReadoutSection = ReadoutSection()
     imported: ImportedSection | None = None
 
     @model_validator(mode="after")
@@ -219,6 +221,8 @@ class Recipe(Section):
         hidden = self.student.hidden
         if hidden is not None and len(hidden) != len(self.student.kernel_sizes) - 1:
             raise ValueError("student.hidden needs one width fewer than student.kernel_sizes")
+        if self.readout.active and self.student.spectral_pool > 1:
+            raise ValueError("readout is for maps that are as large as the image: leave out student.spectral_pool")
         names = [variant.name for variant in self.student.variants]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"student.variants has {twice!r} twice; give each its own name")

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from labctl.errors import ConfigError, ModelError
 from labctl.learning.accounting import count_macs
-from labctl.learning.arms import Views, give_hint, make_student, objective_of
+from labctl.learning.arms import Through, Views, give_hint, make_student, objective_of
 from labctl.learning.bundle import Bundle, load_bundle, save_bundle
 from labctl.learning.card import write_card
 from labctl.learning.checkpoint import Progress
@@ -65,6 +65,7 @@ def _student_key(recipe: Recipe, teacher: str, at: _Planned) -> str:
         recipe.robustness.model_dump_json(),
         recipe.transfer.model_dump_json() if at.arm == "transfer" else "",
         f"{at.arm} {at.seed}",
+        *([recipe.readout.model_dump_json(exclude_defaults=True)] if recipe.readout.active else []),
     )
 
 
@@ -212,7 +213,13 @@ def _train_student(
         fabric=fabric,
     )
     student.settle()
-    return student, _run_metrics(student, at.seed, progress, data)
+    metrics = _run_metrics(student, at.seed, progress, data)
+    if recipe.readout.active:
+        test = data.test
+        with seeded(mix_seed(at.seed, 8)):
+            read_test = score(Through(student, recipe.readout), test.images, test.labels, data.classes)
+        metrics = metrics.model_copy(update={"read_test": read_test})
+    return student, metrics
 
 
 def train(
