@@ -29,8 +29,8 @@ def distillation_loss(
 
     The loss of Hinton, Vinyals, Dean (arXiv:1503.02531), as used in arXiv:2102.13323. Mean over the batch (and over
     pixels), in nats. Without teacher logits, or with `alpha` 0, the plain cross entropy. T^2 keeps the size of the soft
-    term's gradient when T changes. Pixels without a class count in the soft term alone, `class_weights` in
-    the hard one alone.
+    term's gradient when T changes. Pixels without a class count in the soft term alone. `class_weights` weigh both
+    terms: the hard one by the label's class, the soft one by those that the teacher sees, each as likely as it says.
     """
 
     def hard() -> Tensor:
@@ -38,12 +38,14 @@ def distillation_loss(
 
     if teacher_logits is None or alpha == 0:
         return hard()
-    soft = kl_div(
-        log_softmax(_per_decision(logits) / temperature, dim=1),
-        log_softmax(_per_decision(teacher_logits) / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    told = log_softmax(_per_decision(teacher_logits) / temperature, dim=1)
+    said = log_softmax(_per_decision(logits) / temperature, dim=1)
+    if class_weights is None:
+        soft = kl_div(said, told, reduction="batchmean", log_target=True)
+    else:
+        weights = told.exp() @ class_weights
+        each = kl_div(said, told, reduction="none", log_target=True).sum(1)
+        soft = (weights * each).sum() / weights.sum()
     loss = alpha * temperature**2 * soft
     return loss if alpha == 1 else loss + (1 - alpha) * hard()
 

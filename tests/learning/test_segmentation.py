@@ -26,6 +26,7 @@ from labctl.learning.segmentation import (
 from labctl.learning.splits import resized
 from labctl.learning.student import SpectralCascade, Student
 from labctl.learning.train import train
+from labctl.learning.transfer import distillation_loss
 
 CLASSES = 3
 
@@ -181,6 +182,18 @@ class TestLosses:
         assert float((weights * torch.tensor([0.9, 0.09, 0.01])).sum()) == pytest.approx(1)
         torch.testing.assert_close(class_weights(labels, 3, 0.0), torch.ones(3))
         assert torch.isfinite(class_weights(labels, 4, 0.5)).all()
+
+    def test_soft_labels_are_weighed_like_hard_ones(self) -> None:
+        """A teacher that is sure of the labels teaches what the weighted cross entropy does: rare classes count."""
+        torch.manual_seed(0)
+        labels = torch.randint(0, 3, (2, 4, 5))
+        logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+        sure = 60 * one_hot(labels, 3).movedim(-1, 1).double()
+        weights = torch.tensor([0.2, 1.0, 7.0], dtype=torch.float64)
+        soft = distillation_loss(logits, labels, sure, temperature=1, alpha=1, class_weights=weights)
+        torch.testing.assert_close(soft, cross_entropy(logits, labels, weights))
+        even = distillation_loss(logits, labels, sure, temperature=1, alpha=1, class_weights=torch.ones(3).double())
+        torch.testing.assert_close(even, distillation_loss(logits, labels, sure, temperature=1, alpha=1))
 
     def test_channel_wise_loss_is_the_divergence_of_maps(self) -> None:
         torch.manual_seed(0)
