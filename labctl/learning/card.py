@@ -189,9 +189,9 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
     job = "Says the class of every pixel of" if data.task == "segmentation" else "A classifier for"
     what = _said(
         f"**What it is.** {job} {data.name} ({rows}x{columns} pixels, "
-        f"{'grey' if channels == 1 else f'{channels} colours'}; {len(classes)} classes: {', '.join(classes)}), cut "
-        f"in two: {student.maps} signed {kernel}x{kernel} kernels{'' if channels == 1 else ' per colour'}, shown as Fourier "
-        "masks on a 4f bench, and a back end in electronics on what the camera reads. "
+        f"{'grey' if channels == 1 else f'{channels} colours'}; {len(classes)} classes: {', '.join(classes)}), "
+        f"cut in two: {student.maps} signed {kernel}x{kernel} kernels{'' if channels == 1 else ' per colour'}, shown as "
+        "Fourier masks on a 4f bench, and a back end in electronics on what the camera reads. "
         f"{front}; the student is {_AFTER[student.backend.after_detection]} (SCLC, arXiv:2102.13323)."
     )
     teacher = metrics.arms["teacher"].runs[0].test

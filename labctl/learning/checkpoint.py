@@ -85,5 +85,11 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         model.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         return fresh
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, kept in state.items():
+        for name, tensor in kept.items():
+            if tensor.shape == parameters[index].shape:
+                # a fused optimiser walks through weights and state alike: they must lie in memory in the same order
+                kept[name] = torch.empty_like(parameters[index], requires_grad=False).copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
