@@ -35,8 +35,8 @@ def export(
     from labctl.learning.exporting import export as write
     from labctl.workspace import find
 
-    folder = models_dir or Path(find().models)
-    bundle = load_bundle(find_bundle(name, Path(name) if Path(name).is_dir() else folder))
+    folder = Path(name) if Path(name).is_dir() else models_dir or Path(find().models)
+    bundle = load_bundle(find_bundle(name, folder))
     path = out or Path(f"{bundle.name}.{to.value}")
     if path.exists() and not force:
         raise ModelError(f"{path}: exists already; choose another with --out, or say --force")

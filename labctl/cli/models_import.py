@@ -227,11 +227,11 @@ def _try(guess: Guess, weights: Weights, choices: Choices, data: str, data_dir: 
     if len(open_) < 2:
         return guess
     trials = try_wirings(weights.tensors, open_, data, data_dir=data_dir)
-    if not trials:
+    if len(trials) < 2:
         return guess
     console.print(f"{len(trials)} wirings fit the file; right answers on {trials[0].images} training images of {data}:")
     for trial in trials[:TRIED]:
-        console.print(f"  {100 * trial.accuracy:5.1f} %  {trial.text}", markup=False)
+        console.print(f"  {100 * trial.accuracy:5.1f} %  loss {trial.loss:6.2f}  {trial.text}", markup=False)
     return _measured(trials, yes=yes)
 
 
@@ -241,12 +241,17 @@ def _measured(trials: list[Trial], *, yes: bool) -> Guess:
 
     best, second = trials[0], trials[1]
     kept = tuple(item for item in best.guess.assumed if item.about not in ("relu", "pool_kind", "mean"))
-    clear = "far" if best.accuracy - second.accuracy > 0.1 else "not far"
+    doubt = "; the two are close: look at both" if best.accuracy - second.accuracy < 0.02 else ""
     text = (
-        f"{best.text}: right on {100 * best.accuracy:.1f} % of {best.images} training images, {clear} above the next "
-        f"({100 * second.accuracy:.1f} %)"
+        f"{best.text}: right on {100 * best.accuracy:.1f} % of {best.images} training images, loss {best.loss:.2f}; "
+        f"the next is right on {100 * second.accuracy:.1f} %, loss {second.loss:.2f} ({second.text}){doubt}"
     )
     return Guess(best.guess.mapping, (*kept, Assumption("", text)))
+
+
+def asks() -> bool:
+    """Whether a person sits at standard input."""
+    return sys.stdin.isatty()
 
 
 def _ask(guess: Guess, weights: Weights, choices: Choices, data: str | None) -> Guess:
@@ -254,7 +259,7 @@ def _ask(guess: Guess, weights: Weights, choices: Choices, data: str | None) -> 
     from labctl.errors import ModelError
     from labctl.learning.import_guess import guess_mapping
 
-    if not sys.stdin.isatty():
+    if not asks():
         raise ModelError(
             f"{weights.path}: how it is wired must be confirmed: by a person at a terminal, with --mapping FILE "
             "(--write-mapping makes a draft), or with --yes, which takes the guess as it is"

@@ -78,7 +78,7 @@ def conventions(bundle: Bundle) -> dict[str, str]:
     front, backend = bundle.student.front, bundle.student.backend
     channels, (rows, columns) = front.in_channels, front.image
     kernel = front.kernel
-    images = bundle.metrics.data.images()
+    images = bundle.metrics.data.images() or bundle.recipe.images()
     structure = [str(layer) for layer in (backend.norm, getattr(backend, "pool", None)) if layer is not None]
     return {
         "format": "labctl student 1",
@@ -91,7 +91,7 @@ def conventions(bundle: Bundle) -> dict[str, str]:
         "spectral_pool": str(front.spectral_pool),
         "backend": f"{type(backend).__name__}: {', '.join(structure)}; then fc1, fc2, ... with ReLU between them",
         "output": "logits, no softmax",
-        "classes": json.dumps(list(images.classes) if images else []),
+        "classes": json.dumps(list(images.classes)),
         "recipe": bundle.recipe.model_dump_json(exclude_defaults=True),
     }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from labctl.errors import DataError, ModelError
 from labctl.learning.data import load
@@ -20,10 +21,11 @@ IMAGES = 500
 
 @dataclass(frozen=True)
 class Trial:
-    """One wiring, and the share of `images` training images that it answers rightly."""
+    """One wiring, the share of `images` training images that it answers rightly, and its mean cross-entropy (nats)."""
 
     guess: Guess
     accuracy: float
+    loss: float
     images: int
 
     @property
@@ -49,9 +51,10 @@ def describe(mapping: Mapping) -> str:
 def try_wirings(
     tensors: Tensors[str, Tensor], open_: Sequence[Choices], data: str, *, data_dir: Path | None = None
 ) -> list[Trial]:
-    """Try wirings on training images, the best first; [] where the images do not fit or are not here.
+    """Try wirings on training images, the one of the least loss first; [] where the images do not fit or are not here.
 
-    Test images are left for the accuracy that the bundle reports.
+    The loss tells more than the answers: it is what the network was trained to make small, on these very images. Test
+    images are left for the accuracy that the bundle reports.
     """
     try:
         images = load(data, "train", data_dir=data_dir, limit=IMAGES)
@@ -63,8 +66,11 @@ def try_wirings(
     for choices in open_:
         try:
             guess = guess_mapping(tensors, choices, data=data)
-            answers = run_network(guess.mapping, images.images, tensors).argmax(1)
+            logits = run_network(guess.mapping, images.images, tensors)
         except ModelError:
             continue  # one that does not fit together is no candidate
-        found.append(Trial(guess, float((answers == images.labels).double().mean()), len(images)))
-    return sorted(found, key=lambda trial: -trial.accuracy)
+        if logits.shape[1] != len(images.classes):
+            return []
+        right = float((logits.argmax(1) == images.labels).double().mean())
+        found.append(Trial(guess, right, float(cross_entropy(logits, images.labels)), len(images)))
+    return sorted(found, key=lambda trial: trial.loss)
