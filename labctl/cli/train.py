@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from labctl.runs.training import TrainingRun
 
 
-def default_out(recipe: Path) -> Path:
+def default_out(recipe: Path, data_dir: Path | None = None) -> Path:
     """models/NAME of the workspace, NAME as the recipe says."""
     from labctl.learning.recipe import load_recipe
     from labctl.workspace import find
 
-    return Path(find().models) / load_recipe(recipe).name
+    return Path(find().models) / load_recipe(recipe, data_dir).name
 
 
 def train(
@@ -58,9 +58,9 @@ def train(
     from labctl.learning.recipe import Recipe, load_recipe
     from labctl.learning.train import train as run
 
-    target = out if out is not None else default_out(recipe)
+    target = out if out is not None else default_out(recipe, data_dir)
     what: Recipe | Path = recipe
-    asked = load_recipe(recipe)
+    asked = load_recipe(recipe, data_dir)
     if seed is not None:
         values = asked.model_dump(exclude_none=True)
         values["student"]["seeds"] = (seed,)
@@ -89,7 +89,7 @@ def train(
     chosen = bundle.metrics.chosen().test
     low, high = chosen.interval95
     typer.echo(
-        f"{bundle.path}: {100 * chosen.accuracy:.2f} % on {chosen.n} test images "
+        f"{bundle.path}: {chosen.measure} {100 * chosen.accuracy:.2f} % on {chosen.n} test images "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
     )
     typer.echo(f"run      {folder}" if folder is not None else "run      none recorded (--no-run)")

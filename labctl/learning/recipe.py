@@ -228,9 +228,9 @@ class Recipe(Section):
             raise ValueError(f"student.variants has {twice!r} twice; give each its own name")
         return self
 
-    def images(self) -> Images:
+    def images(self, data_dir: Path | None = None) -> Images:
         """What the networks see of this recipe's data set, resized as asked for; DataError where it is not known."""
-        known = known_set(self.data.name)
+        known = known_set(self.data.name, data_dir)
         size = self.data.size
         if size is None:
             return known
@@ -328,13 +328,14 @@ def parse_recipe(text: str, *, path: Path | str = "recipe") -> Recipe:
         raise ConfigError(f"{path}: {_explain(error)}") from error
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, data_dir: Path | None = None) -> Recipe:
     """Read a recipe file.
 
     Raises
     ------
     ConfigError
         Missing, no TOML, an unknown key or a value out of range. Names the file, the key and the nearest known one.
+        Also a data set that is neither known nor added in `data_dir`, or where added sets lie.
     """
     recipe = parse_recipe(recipe_text(path), path=path)
     if recipe.imported is not None:
@@ -342,7 +343,7 @@ def load_recipe(path: Path) -> Recipe:
             f"{path}: its student was imported from {recipe.imported.file}; there is nothing to train again"
         )
     try:
-        recipe.images()
+        recipe.images(data_dir)
     except DataError as error:
         raise ConfigError(f"{path}: data.name: {error}") from error
     return recipe

@@ -74,7 +74,7 @@ def splits_of(recipe: Recipe, data_dir: Path | None) -> Splits:
         return resized(found, section)
 
     whole = read("train", limit=section.limit, seed=section.seed)
-    if "validation" in known_set(section.name).splits:
+    if "validation" in known_set(section.name, data_dir).splits:
         apart = read("validation")
         train = (as_pixels(whole.images), whole.labels)
         validation = (as_pixels(apart.images), apart.labels)

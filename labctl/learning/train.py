@@ -304,7 +304,7 @@ def _train_here(
 ) -> None:
     """Train everything on one device, together with other processes where there is a `fabric`."""
     recipe, out_dir = job.recipe, job.out_dir
-    images, data = recipe.images(), splits_of(recipe, job.data_dir)
+    images, data = recipe.images(job.data_dir), splits_of(recipe, job.data_dir)
     work = out_dir.with_name(f".{out_dir.name}.training")
     plan = _plan(recipe, all_arms=job.arms)
     reporter = Reporter(_stages(recipe, images, plan), progress, watch)
@@ -358,7 +358,7 @@ def _train_here(
             shape=images.shape,
             classes=images.classes,
             task=images.task,
-            licence=known_set(data.source.name).licence,
+            licence=known_set(data.source.name, job.data_dir).licence,
         ),
         selected=Selected(arm=plan[0].group, seed=best[2].seed),
         arms=measured,
