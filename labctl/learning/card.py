@@ -120,7 +120,8 @@ def _runs(metrics: Metrics) -> str:
 
 def _power(recipe: Recipe, metrics: Metrics) -> str:
     """What the optical layer adds, and what it does not."""
-    left, collapsed = metrics.macs["electronic"], metrics.macs["collapsed"]
+    left = metrics.macs["electronic"]
+    rival = min(metrics.macs[way] for way in ("student", "collapsed", "spectral") if way in metrics.macs)
     if metrics.detection == "intensity":
         return (
             "The camera's square law is the optical layer's own nonlinearity; it cannot be folded into what follows. "
@@ -132,10 +133,10 @@ def _power(recipe: Recipe, metrics: Metrics) -> str:
             f"electronic. {left:,} MACs are left in electronics."
         )
     saved = (
-        f"{left:,} MACs are left, against {collapsed:,} for that one map and the rest run digitally."
-        if left < collapsed
-        else f"**here they do not**, for {left:,} MACs are left, against {collapsed:,} for that one map and the rest "
-        "run digitally."
+        f"{left:,} MACs are left, against {rival:,} for all of it folded and run digitally."
+        if left < rival
+        else f"**here they do not**, for {left:,} MACs are left, against {rival:,} for all of it folded "
+        "and run digitally."
     )
     return (
         f"With `{metrics.detection}` detection the optical layer is linear and adds **no expressive power**: "
@@ -187,12 +188,13 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
         "mask per map"
     )
     job = "Says the class of every pixel of" if data.task == "segmentation" else "A classifier for"
+    look = "grey" if channels == 1 else f"{channels} colours"
+    bank = f"{student.maps} signed {kernel}x{kernel} kernels" + ("" if channels == 1 else " per colour")
     what = _said(
-        f"**What it is.** {job} {data.name} ({rows}x{columns} pixels, "
-        f"{'grey' if channels == 1 else f'{channels} colours'}; {len(classes)} classes: {', '.join(classes)}), "
-        f"cut in two: {student.maps} signed {kernel}x{kernel} kernels{'' if channels == 1 else ' per colour'}, shown as "
-        "Fourier masks on a 4f bench, and a back end in electronics on what the camera reads. "
-        f"{front}; the student is {_AFTER[student.backend.after_detection]} (SCLC, arXiv:2102.13323)."
+        f"**What it is.** {job} {data.name} ({rows}x{columns} pixels, {look}; {len(classes)} classes: "
+        f"{', '.join(classes)}), cut in two: {bank}, shown as Fourier masks on a 4f bench, and a back end in electronics "
+        f"on what the camera reads. {front}; the student is {_AFTER[student.backend.after_detection]} (SCLC, "
+        "arXiv:2102.13323)."
     )
     teacher = metrics.arms["teacher"].runs[0].test
     gap = 100 * (teacher.accuracy - metrics.chosen().test.accuracy)
@@ -263,7 +265,7 @@ Means over seeds, with 95 % intervals by Student's t.
 |---|---|
 | teacher, all digital | {macs["teacher"]:,} |
 | student, all digital | {macs["student"]:,} |
-| the same, its linear part as one matrix | {macs["collapsed"]:,} |
+| the same, its linear part folded | {macs["collapsed"]:,} |
 | moved to optics | {macs["optical"]:,} ({100 * macs["optical"] / macs["student"]:.0f} % of the student) |
 | left in electronics | {macs["electronic"]:,} |
 
