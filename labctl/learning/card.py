@@ -192,9 +192,9 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
     bank = f"{student.maps} signed {kernel}x{kernel} kernels" + ("" if channels == 1 else " per colour")
     what = _said(
         f"**What it is.** {job} {data.name} ({rows}x{columns} pixels, {look}; {len(classes)} classes: "
-        f"{', '.join(classes)}), cut in two: {bank}, shown as Fourier masks on a 4f bench, and a back end in electronics "
-        f"on what the camera reads. {front}; the student is {_AFTER[student.backend.after_detection]} (SCLC, "
-        "arXiv:2102.13323)."
+        f"{', '.join(classes)}), cut in two: {bank}, shown as Fourier masks on a 4f bench, and a back end in "
+        f"electronics on what the camera reads. {front}; the student is {_AFTER[student.backend.after_detection]} "
+        "(SCLC, arXiv:2102.13323)."
     )
     teacher = metrics.arms["teacher"].runs[0].test
     gap = 100 * (teacher.accuracy - metrics.chosen().test.accuracy)
