@@ -57,16 +57,21 @@ def check(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before using real devices.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Check a bench file, open every device, and measure what each can do; the exit code is 0 only if all work."""
+    """Check a bench file, open every device, and measure what each can do; the exit code is 0 only if all work.
+
+    Says also which models of the workspace fit it.
+    """
+    from labctl.cli.models_fit import fit_lines
     from labctl.config import load_bench
 
     config = load_bench(bench)
     notes = _notes(config)
     content: dict[str, Any] = {"name": config.bench.name, "path": str(config.path), "notes": notes}
     rows: list[Row] = []
+    fits: list[dict[str, Any]] = []
     if not file_only:
-        rows = _measure(bench, frames=frames, yes=yes)
-        content |= {"devices": [asdict(row) for row in rows], "good": all(row.good for row in rows)}
+        rows, fits = _measure(bench, frames=frames, yes=yes)
+        content |= {"devices": [asdict(row) for row in rows], "good": all(row.good for row in rows), "models": fits}
     if json:
         typer.echo(json_module.dumps(content, indent=1))
     else:
@@ -75,20 +80,26 @@ def check(
             typer.echo(f"note: {note}")
         if rows:
             _show_rows(rows)
+        for fit in fits:
+            for line in fit_lines(fit):
+                typer.echo(f"model {fit['model']}: {line}")
     bad = [row for row in rows if not row.good]
     if bad:
         raise LabctlError(f"{bad[0].device}, {bad[0].what}: {bad[0].note}" + _more(len(bad) - 1))
 
 
-def _measure(bench: str, *, frames: int, yes: bool) -> list[Row]:
-    """The rows of an opened bench, or one row for what keeps it from being opened."""
+def _measure(bench: str, *, frames: int, yes: bool) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows of an opened bench, and which models fit it."""
     from labctl.bench.checking import check_devices
     from labctl.cli.console import console
+    from labctl.cli.models_fit import fits_of_models
     from labctl.cli.session import opened
 
-    with opened(bench, yes=yes) as (device_bench, config, _), console.status("exercising the devices"):
+    with opened(bench, yes=yes) as (device_bench, config, workspace), console.status("exercising the devices"):
         options = {name: section.options for name, section in config.instruments.items()}
-        return check_devices(device_bench, frames=frames, options=options)
+        rows = check_devices(device_bench, frames=frames, options=options)
+        facts = device_bench.facts
+    return rows, fits_of_models(facts, workspace)
 
 
 def _show_rows(rows: list[Row]) -> None:

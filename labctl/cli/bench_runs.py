@@ -58,46 +58,50 @@ def deploy(
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
-    """Compile a model into the gray pattern for a calibrated bench; needs no light."""
+    """Compile a model into the gray pattern for a calibrated bench, or several; needs no light."""
     with opened(bench, yes=yes) as (device_bench, _, workspace):
         facts = device_bench.facts
     with console.status("compiling"):
         from labctl.optics.encoders import EncoderSpec
-        from labctl.optics.fidelity import encoder_fidelity
-        from labctl.procedures.deployment import compile_deployment
+        from labctl.procedures.patterns import check_fit, compile_model, digest_of, fidelity_of
         from labctl.runs.deployments import keep_deployment
         from labctl.runs.preparing import prepare_task
 
         task = prepare_task(model, workspace.models, images=1, train=4)
-        spec = EncoderSpec(encoder, ceiling)
-        image = task.bundle.student.front.image
-        made = compile_deployment(
-            task.kernels, facts, image=image, detection=task.detection, encoder=spec,
+        costs = check_fit(task.bundle, facts)
+        made = compile_model(
+            task.kernels, facts, image=task.image, detection=task.detection, encoder=EncoderSpec(encoder, ceiling),
             calibrated=not uncalibrated,
         )  # fmt: skip
-        fidelity = encoder_fidelity(
-            task.train.images, made.kernels, made.layout, facts.geometry, spec, levels=facts.slm_levels
-        )
-        folder = keep_deployment(workspace.root / ".labctl" / "deployments", made)
+        fidelity = fidelity_of(made, task.train.images, facts)
+        folders = [keep_deployment(workspace.root / ".labctl" / "deployments", part) for part in made]
     found: dict[str, Any] = {
-        "deployment": made.digest,
-        "folder": str(folder),
-        "tiles": len(made.kernels),
+        "deployment": digest_of(made),
+        "folder": str(folders[0]),
+        "folders": [str(folder) for folder in folders],
+        "tiles": sum(len(part.kernels) for part in made),
+        "patterns": len(made),
         "encoder": f"{encoder}, ceiling {ceiling}",
-        "ideal_tile_r_mean": fidelity.mean,
-        "ideal_tile_r_worst": fidelity.worst,
-        "efficiency": fidelity.efficiency,
-        "clearances_footprints": made.layout.clearances(),
+        "detection": task.detection.value,
+        "ideal_tile_r_mean": None if fidelity is None else fidelity.mean,
+        "ideal_tile_r_worst": None if fidelity is None else fidelity.worst,
+        "efficiency": None if fidelity is None else fidelity.efficiency,
+        "clearances_footprints": made[0].layout.clearances(),
+        "warnings": costs,
     }
     if json:
         typer.echo(json_module.dumps(found, indent=1))
         return
-    output.print(
-        f"{task.model} on {facts.name}: {found['tiles']} tiles by {found['encoder']}; on an ideal bench "
-        f"their Pearson r is {fidelity.mean:.4f} mean, {fidelity.worst:.4f} worst, "
-        f"with {100 * fidelity.efficiency:.0f} % of the light\n"
-        f"pattern  {folder / 'pattern.png'}"
-    )
+    for cost in costs:
+        output.print(f"warning: {cost}")
+    ideal = "" if fidelity is None else (
+        f"; on an ideal bench their Pearson r is {fidelity.mean:.4f} mean, {fidelity.worst:.4f} worst, "
+        f"with {100 * fidelity.efficiency:.0f} % of the light"
+    )  # fmt: skip
+    several = f" in {len(made)} patterns, so many captures per image," if len(made) > 1 else ""
+    output.print(f"{task.model} on {facts.name}: {found['tiles']} tiles{several} by {found['encoder']}{ideal}")
+    for folder in folders:
+        output.print(f"pattern  {folder / 'pattern.png'}")
 
 
 def evaluate(

@@ -98,17 +98,27 @@ def _figures(row: dict[str, Any]) -> str:
 def show(
     name: Annotated[str, typer.Argument(help="Name of a bundle, or its folder.")],
     models_dir: ModelsDir = None,
+    bench: Annotated[str, typer.Option(help="Say also whether it fits this bench, by name or file.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before opening real devices.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Show a bundle's card, or all its metrics with --json."""
+    """Show a bundle's card and what it asks of a bench, or all its metrics with --json."""
+    from labctl.cli.models_fit import facts_of_bench, fit_lines, fit_of
     from labctl.learning.bundle import find_bundle, load_bundle
+    from labctl.learning.fits import requirements
 
     bundle = load_bundle(find_bundle(name, Path(name) if Path(name).is_dir() else _models_dir(models_dir)))
+    fit = fit_of(bundle, facts_of_bench(bench, yes=yes)) if bench else None
     if json:
         facts = _facts(bundle) | {"metrics": bundle.metrics.model_dump(mode="json")}
+        facts |= {"needs": requirements(bundle).lines()} | ({"fit": fit} if fit else {})
         typer.echo(json_module.dumps(facts))
         return
     card = bundle.path / "README.md"
     if card.is_file():
         typer.echo(card.read_text(encoding="utf-8"))
+    for number, line in enumerate(requirements(bundle).lines()):
+        typer.echo(f"{'' if number else 'needs':8}{line}")
+    for number, line in enumerate(fit_lines(fit) if fit else []):
+        typer.echo(f"{'' if number else 'bench':8}{line}")
     typer.echo(f"folder  {bundle.path}\nsha256  {bundle.sha256}")

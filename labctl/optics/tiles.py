@@ -7,6 +7,7 @@ products of pairs of carriers (``c_i - c_j``, ``c_i + c_j``) that every phase-on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,41 +93,63 @@ def arrange(
     ModelError
         If the tiles do not fit the bench; says how many would.
     """
-    field = geometry.field_of_view
-    scale = geometry.f2 / geometry.f1
-    room = [image[i] + kernel[i] - 1 + guard for i in (0, 1)]
-    foot = (
-        room[0] * block[0] * geometry.input.pitch[0] * scale / field[0],
-        room[1] * block[1] * geometry.input.pitch[1] * scale / field[1],
-    )
     for axis, name in ((0, "rows"), (1, "columns")):
         if image[axis] * block[axis] > geometry.input.shape[axis]:
             raise ModelError(
                 f"an image of {image[axis]} {name} at {block[axis]} panel pixels each does not fit the input panel's "
                 f"{geometry.input.shape[axis]} {name}"
             )
-    half = [min(0.5, (geometry.camera.extent[i] / 2 - margin[i] * geometry.camera.pitch[i]) / field[i]) for i in (0, 1)]
-    best = 0
-    for rows in range(1, 9):
+    foot = _footprint(geometry, image, kernel, block, guard)
+    for rows, most_columns in _ways(geometry, foot, margin):
         columns = -(-count // rows)
-        height = rows * foot[0]
-        lowest = height + foot[0] / 4  # lower edge of the rows: sums and differences stay clear
-        most_columns = int(2 * half[1] / foot[1])
-        if lowest + height > half[0]:
-            break
-        best = max(best, rows * most_columns)
         if columns <= most_columns:
-            centre = lowest + height / 2
+            # lower edge of the rows so high that sums and differences stay clear
+            centre = rows * foot[0] + foot[0] / 4 + rows * foot[0] / 2
             carriers = [
                 (centre + (r - (rows - 1) / 2) * foot[0], (c - (columns - 1) / 2) * foot[1])
                 for r in range(rows)
                 for c in range(columns)
             ]
             return Layout(tuple(carriers[:count]), image, foot, block)
+    best = most_tiles(geometry, image=image, kernel=kernel, block=block, guard=guard, margin=margin)
     raise ModelError(
         f"the model needs {count} tiles in one frame, this bench holds {best} "
         f"({image[0]}x{image[1]} pixels at {block[0]}x{block[1]} panel pixels, kernel {kernel[0]}x{kernel[1]})"
     )
+
+
+def most_tiles(
+    geometry: Geometry,
+    *,
+    image: tuple[int, int],
+    kernel: tuple[int, int],
+    block: tuple[int, int] = (2, 2),
+    guard: int = 4,
+    margin: Pair = (0.0, 0.0),
+) -> int:
+    """How many tiles `arrange` can place in one frame."""
+    ways = _ways(geometry, _footprint(geometry, image, kernel, block, guard), margin)
+    return max((rows * columns for rows, columns in ways), default=0)
+
+
+def _footprint(
+    geometry: Geometry, image: tuple[int, int], kernel: tuple[int, int], block: tuple[int, int], guard: int
+) -> Pair:
+    """Room that a tile takes, cycles per SLM pixel."""
+    field, scale = geometry.field_of_view, geometry.f2 / geometry.f1
+    y, x = ((image[i] + kernel[i] - 1 + guard) * block[i] * geometry.input.pitch[i] * scale / field[i] for i in (0, 1))
+    return y, x
+
+
+def _ways(geometry: Geometry, foot: Pair, margin: Pair) -> Iterator[tuple[int, int]]:
+    """How many rows of tiles may lie beside the zero order, with how many columns at most."""
+    field = geometry.field_of_view
+    half = [min(0.5, (geometry.camera.extent[i] / 2 - margin[i] * geometry.camera.pitch[i]) / field[i]) for i in (0, 1)]
+    for rows in range(1, 9):
+        height = rows * foot[0]
+        if height + foot[0] / 4 + height > half[0]:
+            return
+        yield rows, int(2 * half[1] / foot[1])
 
 
 def tile_phases(count: int) -> NDArray[np.float64]:
@@ -141,6 +164,7 @@ def slm_field(
     geometry: Geometry,
     *,
     centre: Pair | None = None,
+    compensate: bool = True,
 ) -> tuple[Complex[Tensor, "row column"], Float[Tensor, " tiles"]]:
     """The complex field that the SLM should impose: all masks on their carriers, summed.
 
@@ -151,6 +175,9 @@ def slm_field(
     geometry : Geometry
     centre : (row, column), SLM pixels
         Measured zero frequency; default the middle of the panel.
+    compensate : bool
+        Weigh the masks so that square image pixels do not leak into each other's centres, in coherent light. In
+        incoherent light the taps of a kernel must not interfere: the whole aperture, unweighted, keeps them narrowest.
 
     Returns
     -------
@@ -161,7 +188,7 @@ def slm_field(
     """
     nu = [torch.from_numpy(axis) for axis in geometry.frequencies(centre)]
     pixel = (layout.block[0] * geometry.input.pitch[0], layout.block[1] * geometry.input.pitch[1])
-    weight = [pixel_compensation(nu[i], pixel[i]) for i in (0, 1)]
+    weight = [pixel_compensation(nu[i], pixel[i]) if compensate else torch.ones(len(nu[i])) for i in (0, 1)]
     window = weight[0][:, None] * weight[1][None]
     index = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in geometry.slm.shape]
     total = torch.zeros(geometry.slm.shape, dtype=torch.complex64)

@@ -9,8 +9,9 @@ import torch
 
 from labctl.bench.facts import BenchFacts
 from labctl.bench.records import CalibrationRecord
+from labctl.errors import ModelError
 from labctl.learning.refit import refit_backend
-from labctl.optics.detection import expected_tiles
+from labctl.optics.detection import Detection, expected_tiles
 from labctl.optics.encoders import EncoderSpec
 from labctl.optics.fidelity import encoder_fidelity, pearson
 from labctl.optics.masks import kernel_masks
@@ -93,6 +94,11 @@ class Demo:
 
     def steps(self, facts: BenchFacts) -> Steps[DemoResult]:
         task, student = self.task, self.task.bundle.student
+        if task.detection is not Detection.PAIRED or task.patterns(facts) > 1:
+            raise ModelError(
+                f"model '{task.model}' takes {task.patterns(facts)} patterns under {task.detection.value} detection: "
+                "the demo's report is of one pattern and paired detection; `labctl evaluate` runs this model"
+            )
         labels = task.test.labels
         with torch.no_grad():
             arms = [score("student, in simulation", student(task.test.images), labels)]
@@ -150,7 +156,7 @@ class Demo:
                 title=f"{task.model} on {facts.name}",
                 summary=_summary(task, facts, good, captures, raw_captures, twin_r, fidelity.efficiency),
                 table=table(arms),
-                confusion={arm.name: [list(row) for row in arm.confusion] for arm in arms[2:]},
+                confusion={arm.name: [list(row) for row in arm.confusion] for arm in arms[-3:]},
                 classes=list(task.test.classes),
                 pictures=pictures,
             ),

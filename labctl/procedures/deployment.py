@@ -19,16 +19,18 @@ from torch import Tensor
 from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame
 from labctl.errors import CalibrationError, ModelError
-from labctl.optics.detection import Detection, maps_from_intensity, tile_kernels
+from labctl.learning.fits import coherence_misfit
+from labctl.optics.detection import Detection, maps_from_intensity, shown_amplitude, tile_kernels
 from labctl.optics.encoders import EncoderSpec, gray_from_phase
+from labctl.optics.sampling import REACH
 from labctl.optics.tiles import Layout, arrange, slm_field
 from labctl.procedures.exposing import signal
 from labctl.procedures.messages import Gray
 
 SAMPLES = 3
-"""Points per image pixel and axis at which the camera is read."""
-REACH = 0.5
-"""Part of an image pixel, around its centre, that is read."""
+"""Points per image pixel and axis at which the camera is read, over the middle `REACH` of it."""
+MARGIN_PX = 30
+"""Camera pixels read around the tiles."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,10 @@ class Deployment:
     calibrated : bool
     digest : str
         Hash of all that determines the pattern and its reading.
+    channel : int
+        Of the image, that the panel shows with this pattern.
+    first : int
+        Map of the model that the first tile belongs to.
     """
 
     pattern: Gray
@@ -75,6 +81,13 @@ class Deployment:
     window: tuple[int, int, int, int]
     calibrated: bool
     digest: str
+    channel: int = 0
+    first: int = 0
+
+    @property
+    def maps(self) -> slice:
+        """The maps of the model that its tiles are read as."""
+        return slice(self.first, self.first + len(self.kernels) // self.detection.tiles_per_map)
 
 
 def compile_deployment(
@@ -86,9 +99,11 @@ def compile_deployment(
     encoder: EncoderSpec | None = None,
     block: tuple[int, int] = (2, 2),
     calibrated: bool = True,
-    margin_px: int = 30,
+    margin_px: int = MARGIN_PX,
+    channel: int = 0,
+    first: int = 0,
 ) -> Deployment:
-    """Compile a kernel bank for a bench.
+    """Compile a kernel bank of one input channel into one pattern; `labctl.procedures.patterns` does whole models.
 
     Parameters
     ----------
@@ -102,6 +117,8 @@ def compile_deployment(
         Use the bench's registration and Fourier centre; False trusts the bench file, as an unaligned bench would.
     margin_px : int
         Camera pixels read around the tiles.
+    channel, first : int
+        See `Deployment`.
 
     Raises
     ------
@@ -111,10 +128,8 @@ def compile_deployment(
         If `calibrated` and the bench has no such records, or they put tiles outside the camera.
     """
     geometry = facts.geometry
-    if not geometry.coherent:
-        raise ModelError(
-            f"bench '{facts.name}' has incoherent light: models are compiled for coherent light only so far"
-        )
+    if geometry.coherent is not detection.coherent:
+        raise ModelError(coherence_misfit(detection, facts.name, geometry.coherent))
     encoder = encoder or EncoderSpec()
     tiles = tile_kernels(kernels.detach(), detection)
     layout = arrange(
@@ -124,12 +139,11 @@ def compile_deployment(
     if calibrated:
         registration = facts.calibration("registration")
         place, steer = registration["input_to_camera"], registration["carrier_to_camera"]
-        row, column = (float(v) for v in facts.calibration("fourier-centre")["centre"])
-        centre = (row, column)
+        centre = _centre(facts)
     else:
         place, steer = geometry.nominal_input_to_camera(), geometry.nominal_carrier_to_camera()
         centre = geometry.slm.centre
-    field, scale = slm_field(tiles, layout, geometry, centre=centre)
+    field, scale = slm_field(tiles, layout, geometry, centre=centre, compensate=detection.coherent)
     phase = encoder.encode(field)
     corner = tuple((geometry.input.shape[i] - image[i] * block[i]) // 2 for i in (0, 1))
     found = Deployment(
@@ -147,8 +161,18 @@ def compile_deployment(
         window=(0, 0, 0, 0),
         calibrated=calibrated,
         digest="",
+        channel=channel,
+        first=first,
     )
     return replace(found, window=_window(found, facts, margin_px), digest=_digest(found, facts))
+
+
+def _centre(facts: BenchFacts) -> tuple[float, float]:
+    """Where the zero frequency falls; in incoherent light the squared response does not depend on it."""
+    if not facts.geometry.coherent and "fourier-centre" not in facts.calibrations:
+        return facts.geometry.slm.centre
+    row, column = (float(v) for v in facts.calibration("fourier-centre")["centre"])
+    return row, column
 
 
 def read_points(deployment: Deployment, samples: int = 1) -> NDArray[np.float64]:
@@ -184,11 +208,12 @@ def show_image(image: Float[Tensor, "y x"], facts: BenchFacts, deployment: Deplo
     Parameters
     ----------
     image : float tensor [y, x]
-        Amplitude from 0 to 1.
+        One channel, from 0 to 1: the amplitude, or in incoherent light the intensity.
     """
     layout = deployment.layout
     levels = facts.input_levels - 1
-    blocks = np.rint(image.clamp(0, 1).numpy() * levels).repeat(layout.block[0], 0).repeat(layout.block[1], 1)
+    amplitude = shown_amplitude(image.clamp(0, 1), deployment.detection)
+    blocks = np.rint(amplitude.numpy() * levels).repeat(layout.block[0], 0).repeat(layout.block[1], 1)
     shown = np.zeros(facts.geometry.input.shape, np.uint8 if levels < 256 else np.uint16)
     r, c = deployment.corner
     shown[r : r + blocks.shape[0], c : c + blocks.shape[1]] = blocks
@@ -224,9 +249,13 @@ class Reader:
         return torch.from_numpy((read / frame.exposure_s).astype(np.float32).reshape(shape))
 
     def maps(self, frame: Frame) -> Float[Tensor, "maps y x"]:
-        """The model's maps, in the units of ``conv2d(image, kernels)``."""
+        """The maps `deployment.maps` of one channel, in the units of ``conv2d(image, kernels)`` (or of its square)."""
+        return self.maps_of(self.intensity(frame))
+
+    def maps_of(self, intensity: Float[Tensor, "*batch tiles y x"]) -> Float[Tensor, "*batch maps y x"]:
+        """The same of what `intensity` gave."""
         deployment = self.deployment
-        return maps_from_intensity(self.intensity(frame), deployment.scale * self.gain, deployment.detection)
+        return maps_from_intensity(intensity, deployment.scale * self.gain, deployment.detection)
 
     def fit(self, intensity: Float[Tensor, "n tiles y x"], expected: Float[Tensor, "n tiles y x"]) -> Reader:
         """A reader whose gain makes captures as strong as expected amplitudes, on average over everything."""
@@ -286,4 +315,6 @@ def _digest(deployment: Deployment, facts: BenchFacts) -> str:
     ):  # fmt: skip
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(repr((deployment.layout, deployment.detection, deployment.encoder, deployment.corner)).encode())
+    if deployment.channel or deployment.first:
+        digest.update(repr((deployment.channel, deployment.first)).encode())
     return digest.hexdigest()

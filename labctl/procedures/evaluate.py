@@ -12,21 +12,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labctl.bench.facts import BenchFacts
+from labctl.bench.frames import Frame
 from labctl.errors import ModelError
+from labctl.learning.backend import Backend
 from labctl.learning.bundle import Bundle
 from labctl.learning.data import ImageSet
+from labctl.learning.fits import requirements
 from labctl.learning.metrics import wilson
-from labctl.learning.backend import Backend
 from labctl.optics.detection import Detection, expected_tiles
 from labctl.optics.encoders import EncoderSpec
 from labctl.optics.fidelity import pearson
-from labctl.procedures.deployment import Deployment, Reader, compile_deployment, show_image
+from labctl.procedures.deployment import Deployment, Reader, show_image
 from labctl.procedures.exposing import expose_well, laser_on
 from labctl.procedures.messages import Exposure, Log, Measure, Publish, Set, Steps
+from labctl.procedures.patterns import check_fit, compile_model, digest_of, patterns_needed
 
 UNRECORDED: Mapping[str, bool] = {"record": False}
 """Field metadata: too large for a run's record, which has its hash instead."""
 BATCH = 25
+HELD_BYTES = 200_000_000
+"""Of frames of one batch; twice as many are held while the next is exposed."""
 FOR_EXPOSURE = 12
 FOR_GAIN = 32
 
@@ -60,9 +65,14 @@ class Task:
         Raises
         ------
         ModelError
-            If image size or classes do not fit.
+            If image size or classes do not fit, or the classes are of pixels.
         """
         front = bundle.student.front
+        if test.labels.ndim != 1:
+            raise ModelError(
+                f"model '{bundle.name}' names a class for each pixel: so far a bench counts right answers of models "
+                "that name one for each image"
+            )
         if tuple(test.images.shape[1:]) != (front.in_channels, *front.image):
             raise ModelError(
                 f"model '{bundle.name}' takes {front.in_channels} x {front.image[0]} x {front.image[1]} images, "
@@ -71,19 +81,28 @@ class Task:
         return Task(bundle.name, bundle.sha256, test.sha256, f"{test.name}, {test.source}", bundle, test, train)
 
     @property
-    def kernels(self) -> Float[Tensor, "maps 1 ky kx"]:
+    def kernels(self) -> Float[Tensor, "maps channels ky kx"]:
         """The student's optical layer."""
         return self.bundle.student.fused_kernels().detach()
 
     @property
     def detection(self) -> Detection:
         """How the student was trained to be read."""
-        return Detection(self.bundle.recipe.student.detection)
+        return self.bundle.student.front.detection
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Height and width of its images, pixels."""
+        return self.bundle.student.front.image
+
+    def patterns(self, facts: BenchFacts) -> int:
+        """Patterns that the model takes on a bench, which is also exposures per image."""
+        return patterns_needed(requirements(self.bundle), facts)
 
 
 @dataclass(frozen=True, eq=False)
-class Deployed:
-    """A model on the bench, ready to be asked.
+class Part:
+    """One pattern of a model on the bench.
 
     Attributes
     ----------
@@ -99,15 +118,44 @@ class Deployed:
 
 
 @dataclass(frozen=True, eq=False)
+class Deployed:
+    """A model on the bench, ready to be asked.
+
+    Attributes
+    ----------
+    parts : tuple of Part
+        One for each pattern: of one, for a model of one input channel whose tiles fit in one frame.
+    """
+
+    parts: tuple[Part, ...]
+
+    @property
+    def deployment(self) -> Deployment:
+        """The first pattern."""
+        return self.parts[0].deployment
+
+    @property
+    def exposure_s(self) -> float:
+        """Exposure time of the first pattern, s."""
+        return self.parts[0].exposure_s
+
+    @property
+    def digest(self) -> str:
+        """Of all patterns."""
+        return digest_of([part.deployment for part in self.parts])
+
+
+@dataclass(frozen=True, eq=False)
 class Captures:
     """What the bench answered to a set of images.
 
     Attributes
     ----------
     maps : float tensor [n, maps, y, x]
-        In the units of ``conv2d``.
+        In the units of ``conv2d`` (or of its square), summed over channels.
     tile_r : float array [tiles]
-        Pearson r of each tile's amplitude against conv2d, mean over images; NaN for dark tiles.
+        Pearson r of each tile's amplitude against what it should show, mean over images; NaN for dark tiles. All tiles
+        of all patterns.
     last : array [row, column], counts
         The last frame, for the report.
     """
@@ -160,26 +208,48 @@ def deploy(
     calibrated: bool = True,
     encoder: EncoderSpec | None = None,
 ) -> Steps[Deployed]:
-    """Compile the model, show it, find the exposure time and the one gain; training images only."""
-    image = task.bundle.student.front.image
-    deployment = compile_deployment(
-        task.kernels, facts, image=image, detection=task.detection, encoder=encoder, calibrated=calibrated
-    )
-    yield Log(
-        f"{task.model}: {len(deployment.kernels)} tiles by {deployment.encoder.name}, "
-        f"deployment {deployment.digest[:12]}, camera window {deployment.window}"
+    """Compile the model, show it, find exposure times and gains, one of each per pattern; training images only.
+
+    Raises
+    ------
+    ModelError
+        If the model does not fit the bench; says all that keeps it from it.
+    CalibrationError
+        If the bench is not calibrated, or there is no light where tiles should be.
+    """
+    for cost in check_fit(task.bundle, facts):
+        yield Log(cost, "warning")
+    patterns = compile_model(
+        task.kernels, facts, image=task.image, detection=task.detection, encoder=encoder, calibrated=calibrated
     )
     yield from laser_on(facts)
-    yield Set("camera", "window", deployment.window)
-    probes = task.train.images[:FOR_GAIN]
-    shown = [show_image(probe[0], facts, deployment) for probe in probes]
-    exposure = yield from expose_well(facts, deployment.pattern, shown[:FOR_EXPOSURE], target=0.75, quantile=0.9999)
-    frames = yield Measure(
-        [Exposure(deployment.pattern, s, exposure, {"for": "gain"}) for s in shown], "gain of the tiles"
-    )
-    reader = Reader(deployment, facts)
-    intensity = torch.stack([reader.intensity(frame) for frame in frames])
-    return Deployed(deployment, reader.fit(intensity, expected_tiles(probes, deployment.kernels)), exposure)
+    parts = []
+    for number, deployment in enumerate(patterns, 1):
+        which = f", pattern {number} of {len(patterns)}, channel {deployment.channel + 1}" if len(patterns) > 1 else ""
+        yield Log(
+            f"{task.model}{which}: {len(deployment.kernels)} tiles by {deployment.encoder.name}, "
+            f"deployment {deployment.digest[:12]}, camera window {deployment.window}"
+        )
+    window = _around([deployment.window for deployment in patterns])
+    yield Set("camera", "window", window)
+    for deployment in patterns:
+        probes = task.train.images[:FOR_GAIN, deployment.channel, None]
+        shown = [show_image(probe[0], facts, deployment) for probe in probes]
+        exposure = yield from expose_well(facts, deployment.pattern, shown[:FOR_EXPOSURE], target=0.75, quantile=0.9999)
+        frames = yield Measure(
+            [Exposure(deployment.pattern, s, exposure, {"for": "gain"}) for s in shown], "gain of the tiles"
+        )
+        reader = Reader(deployment, facts)
+        intensity = torch.stack([reader.intensity(frame) for frame in frames])
+        expected = expected_tiles(probes, deployment.kernels, deployment.detection)
+        parts.append(Part(deployment, reader.fit(intensity, expected), exposure))
+    return Deployed(tuple(parts))
+
+
+def _around(windows: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    """The window that holds all windows."""
+    r0, r1, c0, c1 = zip(*windows, strict=True)
+    return min(r0), max(r1), min(c0), max(c1)
 
 
 def capture(
@@ -191,41 +261,71 @@ def capture(
     label: str,
     backend: Backend | None = None,
 ) -> Steps[Captures]:
-    """Show images one by one and read their maps; publishes the running accuracy and pictures to watch."""
-    deployment, reader = deployed.deployment, deployed.reader
-    maps, correlations = [], []
+    """Show images one by one and read their maps; publishes the running accuracy and pictures to watch.
+
+    With several patterns, a batch of images is shown with each of them in turn.
+    """
+    parts, maps, correlations = deployed.parts, [], []
     right = 0
     last: NDArray[np.generic] = np.zeros((1, 1))
+    size = _batch(parts)
 
     def asked(start: int) -> Measure:
         """A batch, to be exposed while the one before it is computed on."""
+        batch = images.images[start : start + size]
+        tags = [{"pattern": n} if len(parts) > 1 else {} for n in range(len(parts))]
         exposures = [
             Exposure(
-                deployment.pattern, show_image(image[0], facts, deployment), deployed.exposure_s,
-                {"set": images.split, "image": start + i},
+                part.deployment.pattern, show_image(image[part.deployment.channel], facts, part.deployment),
+                part.exposure_s, {"set": images.split, "image": start + i, **tag},
             )
-            for i, image in enumerate(images.images[start : start + BATCH])
+            for part, tag in zip(parts, tags, strict=True)
+            for i, image in enumerate(batch)
         ]  # fmt: skip
         return Measure(exposures, label, ahead=True)
 
-    starts = range(0, len(images), BATCH)
+    starts = range(0, len(images), size)
     frames = yield asked(0)
     for start in starts:
-        following = (yield asked(start + BATCH)) if start + BATCH < len(images) else ()
-        batch = images.images[start : start + BATCH]
-        intensity = torch.stack([reader.intensity(frame) for frame in frames])
-        expected = expected_tiles(batch, deployment.kernels)
-        correlations.append(pearson(intensity.clamp(min=0).sqrt(), expected))
-        read = torch.stack([reader.maps(frame) for frame in frames])
+        following = (yield asked(start + size)) if start + size < len(images) else ()
+        batch = images.images[start : start + size]
+        read, r = _read(parts, frames, batch, len(task.kernels))
+        correlations.append(r)
         maps.append(read)
         last = frames[-1].data
         yield Publish("captured map", read[-1, 0].numpy())
         yield Publish("tile fidelity (r)", float(correlations[-1].nanmean()))
         if backend is not None:
-            right += int((answer(backend, read).argmax(1) == images.labels[start : start + BATCH]).sum())
+            right += int((answer(backend, read).argmax(1) == images.labels[start : start + size]).sum())
             yield Publish(f"accuracy, {label} (%)", 100 * right / (start + len(batch)))
         frames = following
     return Captures(torch.cat(maps), torch.cat(correlations).nanmean(0).double().numpy(), last)
+
+
+def _batch(parts: Sequence[Part]) -> int:
+    """Images in a batch: with several patterns as many as memory takes, so that the slow SLM changes rarely."""
+    if len(parts) == 1:
+        return BATCH
+    r0, r1, c0, c1 = _around([part.deployment.window for part in parts])
+    held = HELD_BYTES // (len(parts) * 2 * (r1 - r0) * (c1 - c0))
+    return min(max(held, BATCH), 4 * BATCH)
+
+
+def _read(
+    parts: Sequence[Part], frames: Sequence[Frame], batch: Float[Tensor, "n channels y x"], maps: int
+) -> tuple[Float[Tensor, "n maps y x"], Float[Tensor, "n tiles"]]:
+    """Maps of a batch, summed over channels, and Pearson r of every tile; frames are by part, then by image."""
+    total = torch.zeros(len(batch), maps, *batch.shape[-2:])
+    r = []
+    for n, part in enumerate(parts):
+        deployment, reader = part.deployment, part.reader
+        own = [frames[n * len(batch) + i] for i in range(len(batch))]
+        intensity = torch.stack([reader.intensity(frame) for frame in own])
+        total[:, deployment.maps] += reader.maps_of(intensity)
+        one = batch[:, deployment.channel, None]
+        expected = expected_tiles(one, deployment.kernels, deployment.detection)
+        r.append(pearson(intensity.clamp(min=0).sqrt(), expected))
+    return total, torch.cat(r, dim=1)
 
 
 @dataclass(frozen=True)
@@ -259,7 +359,7 @@ class Evaluate:
         return "evaluate"
 
     def exposures(self, facts: BenchFacts) -> int:
-        return FOR_EXPOSURE * 2 + FOR_GAIN + len(self.task.test)
+        return self.task.patterns(facts) * (FOR_EXPOSURE * 2 + FOR_GAIN + len(self.task.test))
 
     def steps(self, facts: BenchFacts) -> Steps[Evaluation]:
         seen = facts if self.calibrated else uncalibrated(facts)
@@ -268,7 +368,7 @@ class Evaluate:
         captures = yield from capture(self.task, seen, deployed, self.task.test, label="test images", backend=backend)
         yield Set("camera", "window", None)
         arm = score("deployed", answer(backend, captures.maps), self.task.test.labels)
-        return Evaluation(arm, captures.tile_r, deployed.exposure_s, deployed.deployment.digest)
+        return Evaluation(arm, captures.tile_r, deployed.exposure_s, deployed.digest)
 
 
 def uncalibrated(facts: BenchFacts) -> BenchFacts:

@@ -54,6 +54,8 @@ def keep_deployment(folder: Path, deployment: Deployment) -> Path:
             file.attrs["detection"] = deployment.detection.value
             file.attrs["encoder"] = f"{deployment.encoder.name}, ceiling {deployment.encoder.ceiling}"
             file.attrs["calibrated"] = deployment.calibrated
+            file.attrs["channel"] = deployment.channel
+            file.attrs["maps"] = (deployment.maps.start, deployment.maps.stop)
             file.attrs["window"] = deployment.window
             file.attrs["corner"] = deployment.corner
             file.attrs["block"] = deployment.layout.block

@@ -7,9 +7,9 @@ from typing import Any
 
 from labctl.bench.proof import DotProof
 from labctl.errors import ConfigError
-from labctl.procedures.deployment import compile_deployment
 from labctl.procedures.evaluate import Evaluate, uncalibrated
 from labctl.procedures.messages import Procedure
+from labctl.procedures.patterns import compile_model
 from labctl.procedures.proof import LearnProof, marks_for, probes_for
 from labctl.runs.engine import Engine
 
@@ -31,7 +31,7 @@ def prove(engine: Engine, procedure: Procedure[Any], *, provenance: Mapping[str,
     Raises
     ------
     ConfigError
-        If the procedure is none that marks are known for.
+        If the procedure is none that marks are known for, or its model takes several patterns.
     ModelError
         If there is no room for the marks.
     CalibrationError
@@ -41,11 +41,16 @@ def prove(engine: Engine, procedure: Procedure[Any], *, provenance: Mapping[str,
         raise ConfigError(f"a proof of pairing is offered for 'evaluate' so far, not for '{procedure.name}'")
     bench, task = engine.bench, procedure.task
     facts = bench.facts if procedure.calibrated else uncalibrated(bench.facts)
-    image = task.bundle.student.front.image
-    deployment = compile_deployment(
-        task.kernels, facts, image=image, detection=task.detection, encoder=procedure.encoder,
+    patterns = compile_model(
+        task.kernels, facts, image=task.image, detection=task.detection, encoder=procedure.encoder,
         calibrated=procedure.calibrated,
     )  # fmt: skip
+    if len(patterns) > 1:
+        raise ConfigError(
+            f"model '{task.model}' takes {len(patterns)} patterns: a proof of pairing is offered for models of one "
+            "so far"
+        )
+    (deployment,) = patterns
     marks = marks_for(deployment, facts)
     learn = LearnProof(marks, deployment.pattern, probes_for(deployment, facts, task.train.images[:PROBES, 0].numpy()))
     engine.proof = None

@@ -164,8 +164,8 @@ def test_camera_pixels_blur_and_average() -> None:
     assert sum(blur_weights(3.0)) == pytest.approx(1)
     middle = [blur_weights(pitch)[len(blur_weights(pitch)) // 2] for pitch in (0.5, 1.0, 2.0, 50.0)]
     assert middle == sorted(middle)
-    # box of half a pixel read on a piecewise linear course: an eighth of a pixel away on average
-    assert middle[-1] == pytest.approx(1 - 0.125, abs=0.01)
+    # the mean of 1 - 2.5 t^2 + 1.5 t^3 within a quarter of a pixel
+    assert middle[-1] == pytest.approx(1 - 2.5 / 48 + 1.5 / 256, abs=0.005)
     # linear between two camera pixels, per axis: at one of them 1, half way 1/2, on average 2/3
     assert noise_left(0.01) == pytest.approx((2 / 3) ** 2, rel=0.02)
     assert noise_left(20.0) == pytest.approx(1 / 100, rel=0.1)
