@@ -29,11 +29,11 @@ ARMS = {
     "random": "random masks",
     "digital": "no optical layer",
 }
-STUDENTS = {
+READINGS = {
     "paired, linear": "strictly linear up to the first fully connected layer",
     "paired, relu": "ReLU in electronics after detection",
-    "paired, two-sided": "ReLU of the maps and of their negatives",
-    "intensity, linear": "square law: the camera's own nonlinearity",
+    "paired, two-sided": "ReLU of the maps and of their negatives, in electronics after detection",
+    "intensity, linear": "square law: the camera's own nonlinearity, linear after it",
     "incoherent, linear": "incoherent light, strictly linear",
 }
 PUBLISHED = {
@@ -61,16 +61,20 @@ def percent(score: Score) -> str:
 
 
 def students(bundle: Bundle) -> dict[str, dict[str, ArmMetrics]]:
-    """Student -> arm -> its runs, in the order of `STUDENTS` and `ARMS`."""
+    """Student -> arm -> its runs: linear ones first, arms in the order of `ARMS`."""
+    contents = [content for content in bundle.metrics.arms.values() if content.detection is not None]
+    variants = sorted(
+        dict.fromkeys(content.variant for content in contents),
+        key=lambda name: list(READINGS).index(next(student_of(c) for c in contents if c.variant == name)),
+    )
+    names = {name: next(student_of(c) for c in contents if c.variant == name) for name in variants}
     found: dict[str, dict[str, ArmMetrics]] = {}
-    for student in STUDENTS:
-        arms = {
-            content.arm: content
-            for content in bundle.metrics.arms.values()
-            if content.detection is not None and student_of(content) == student
-        }
-        if arms:
-            found[student] = {arm: arms[arm] for arm in ARMS if arm in arms}
+    for variant in variants:
+        arms = {content.arm: content for content in contents if content.variant == variant}
+        label = names[variant]
+        if list(names.values()).count(label) > 1:
+            label += f", {next(iter(arms.values())).runs[0].epochs} epochs"
+        found[label] = {arm: arms[arm] for arm in ARMS if arm in arms}
     return found
 
 
@@ -157,7 +161,8 @@ def page(bundle: Bundle, name: str) -> str:
         cells = [mean(arms[arm]) if arm in arms else "" for arm in ARMS]
         weights = max((content.parameters or 0) for content in arms.values())
         lines.append(f"| {student} | " + " | ".join(cells) + f" | {weights:,} |")
-    lines += ["", *(f"- {student}: {text}" for student, text in STUDENTS.items() if student in students(bundle)), ""]
+    read = {student_of(content) for arms in students(bundle).values() for content in arms.values()}
+    lines += ["", *(f"- {reading}: {text}" for reading, text in READINGS.items() if reading in read), ""]
     lines += ["## What the controls say", "", *findings(bundle), "", "## Every run", ""]
     lines += ["| student | arm | seed | test (95 % interval over the images) | held back |", "|---|---|---|---|---|"]
     for student, arms in students(bundle).items():
