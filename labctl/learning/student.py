@@ -24,9 +24,10 @@ from labctl.learning.backend import Backend, image_size
 from labctl.optics.detection import Detection
 from labctl.optics.masks import fuse
 
-DIRECT_UP_TO = 11
-"""Fused kernels up to this size run as direct convolution. Measured on one CPU core, forward and backward of 64 images,
-8 maps of 28x28, direct against spectral: 7x7 2.9 / 11 ms, 11x11 4.5 / 17 ms, 15x15 16 / 10 ms, 21x21 26 / 13 ms."""
+DIRECT_UP_TO = 13
+"""Fused kernels up to this size run as direct convolution, which is slower by a jump from 15 on. Measured on one busy
+CPU core by tests/benchmarks/spectral_crossover.py, ms per image, forward and backward, 8 maps, direct against spectral:
+28x28 pixels 13x13 0.08 / 0.25, 15x15 0.25 / 0.28, 23x23 0.55 / 0.35; 64x64 13x13 0.44 / 1.10, 15x15 1.15 / 0.74."""
 
 
 class SpectralConv(nn.Module):

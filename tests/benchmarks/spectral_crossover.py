@@ -69,9 +69,9 @@ def draw(found: dict[str, dict[int, tuple[list[int], list[float]]]], path: Path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(0.6 + 4.2 * len(found), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(found), sharey=True)
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, (name, sides) in zip(panels, found.items(), strict=True):
         for colour, (side, (kernels, ratios)) in zip(
             ("#0072b2", "#e69f00", "#009e73", "#cc79a7"), sides.items(), strict=False
