@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException
 
 from labctl.errors import Aborted, ConfigError, LabctlError
 from labctl.learning.progress import DataRead, EpochDone, TrainProgress, Watch
@@ -105,8 +105,7 @@ def spread(
     fabric = Fabric(
         accelerator="cuda" if device.type == "cuda" else "cpu",
         devices=list(range(first, first + processes)) if device.type == "cuda" else processes,
-        # batch statistics are put together in `sharing`; a process whose data is still being read is waited for
-        strategy=DDPStrategy(start_method="spawn", broadcast_buffers=False),
+        strategy=DDPStrategy(start_method="spawn"),
     )
     context = torch.multiprocessing.get_context("spawn")
     hear, say = context.Pipe(duplex=False)
@@ -122,7 +121,7 @@ def spread(
                     child.terminate()
                     child.join()
                 say.close()  # the last end that could still speak: the listener hears that nobody does
-    except ProcessRaisedException as error:
+    except ProcessException as error:
         if listener.failure is not None:
             raise listener.failure from None
         raise LabctlError(f"the training failed in one of its processes: {_last_line(error)}") from error
@@ -188,7 +187,8 @@ def _on_rank(fabric: Fabric, work: Work, job: Any, say: Connection, stop: Any) -
     try:
         work(job, fabric.device, fabric, tell if first else None, tell if first else None)
     except LabctlError as error:
-        if first and not stop.is_set():
+        # from any of them: whichever dies first takes the others with it, and lines as short as this do not mix
+        if not stop.is_set():
             say.send(error)
         raise
     finally:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -114,9 +115,25 @@ def _several() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over processes; its gradient is the sum over processes of theirs."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        return _reduced(values)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _reduced(gradient)
+
+
+def _reduced(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(total)
+    return total
+
+
 def _added_up(values: Tensor) -> Tensor:
     """The sum over processes, forward and backward."""
-    from torch.distributed.nn.functional import all_reduce
-
-    total: Tensor = all_reduce(values)
+    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
     return total
