@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from labctl.errors import ConfigError, DataError
+from labctl.learning.data import load
 from labctl.learning.placing import find_device
 from labctl.learning.progress import DataRead, EpochDone
+from labctl.learning.scoring import logits_of
 from labctl.learning.train import TrainProgress, train
 
 ARMS = 'arms = ["distilled", "transfer", "random"]'
@@ -26,7 +28,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_processes_end_in_the_weights_of_one(tmp_path: Path, tiny_recipe: Path, tiny_data: Path) -> None:
+def test_two_processes_make_the_network_of_one(tmp_path: Path, tiny_recipe: Path, tiny_data: Path) -> None:
     """Batches of 27 split unevenly, the last of an epoch has 25; batch norm, jitter and the tangent kernel see all."""
     text = tiny_recipe.read_text(encoding="utf-8").replace("batch = 40", "batch = 27")
     text = text.replace('arms = ["distilled", "undistilled"]', ARMS).replace("seeds = [0, 1]", "seeds = [0]")
@@ -38,12 +40,11 @@ def test_two_processes_end_in_the_weights_of_one(tmp_path: Path, tiny_recipe: Pa
         tiny_recipe, tmp_path / "two", data_dir=tiny_data, arms=True, device="cpu", devices=2, progress=seen.append,
         watch=told.append,
     )  # fmt: skip
-    expected, found = weights(one.path), weights(two.path)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, rtol=2e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    # not weight by weight: a bias before a batch norm has no gradient but rounding, of which AdamW makes a whole step
+    images = load("fashion-mnist", "test", data_dir=tiny_data).images
+    for network in ("teacher", "student"):
+        expected, found = (logits_of(getattr(bundle, network), images) for bundle in (one, two))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     for arm, measured in one.metrics.arms.items():
         curve = [loss for _, loss, _ in measured.runs[0].curve]
         assert [loss for _, loss, _ in two.metrics.arms[arm].runs[0].curve] == pytest.approx(curve, rel=1e-3), arm
