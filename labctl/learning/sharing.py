@@ -123,8 +123,8 @@ class _Sum(torch.autograd.Function):
         return _reduced(values)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return _reduced(gradient)
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return _reduced(gradients[0])
 
 
 def _reduced(values: Tensor) -> Tensor:
@@ -135,5 +135,5 @@ def _reduced(values: Tensor) -> Tensor:
 
 def _added_up(values: Tensor) -> Tensor:
     """The sum over processes, forward and backward."""
-    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(values)
     return total
