@@ -99,6 +99,13 @@ def apply(layer: Layer, x: Tensor, tensors: Tensors[str, Tensor]) -> Tensor:
     ModelError
         The layer does not fit what reaches it. Names the tensor.
     """
+    if isinstance(layer, Convolution) and layer.weight in tensors:
+        kernels, groups = tensors[layer.weight], layer.groups
+        if kernels.ndim == 4 and (kernels.shape[1] * groups != x.shape[1] or kernels.shape[0] % groups):
+            raise ModelError(
+                f"{layer.kind} ({layer.weight}), a tensor of {list(kernels.shape)}, takes {kernels.shape[1]} channels "
+                f"in each of {groups} groups, but {x.shape[1]} channels reach it"
+            )
     try:
         return _apply(layer, x, tensors)
     except RuntimeError as error:
