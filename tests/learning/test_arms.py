@@ -101,9 +101,12 @@ def test_labels_alone_hear_nothing_of_the_teacher_and_transfer_hears_more(recipe
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_a_compiled_step_trains_the_same_student_to_rounding(
-    tmp_path: Path, recipe_file: Path, tiny_data: Path
+    tmp_path: Path, recipe_file: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else torch keeps a pool of compiling processes
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     text = recipe_file.read_text(encoding="utf-8").replace("gain = 0.1\noffset = 0.1\nnoise = 0.1", "")
     recipe_file.write_text(text, encoding="utf-8")
     plain = train(recipe_file, tmp_path / "plain", data_dir=tiny_data)
