@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -46,6 +45,19 @@ class Weights:
     notes: tuple[str, ...]
 
 
+def _unreadable(path: Path, error: Exception) -> Exception:
+    """The line for a file that torch cannot read; the error itself where it is none of the file's."""
+    if not isinstance(error, RuntimeError | EOFError | ValueError | KeyError | AttributeError | zipfile.BadZipFile):
+        return error
+    if "TorchScript" in str(error):
+        return ModelError(
+            f"{path}: is a TorchScript archive, which holds code; load it with torch.jit.load where it comes from, "
+            f"and {SAVE_AGAIN}"
+        )
+    first = str(error).split("\n", maxsplit=1)[0]
+    return ModelError(f"{path}: is damaged or no file of torch.save ({first}); get it again")
+
+
 def _load(path: Path, content: bytes) -> Any:
     if path.suffix.lower() == ".safetensors":
         try:
@@ -56,20 +68,14 @@ def _load(path: Path, content: bytes) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats; what matters is whether it can be read
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":  # its module stays out of this code base
+            raise _unreadable(path, error) from error
         first = str(error).split("\n", maxsplit=1)[0]
         if "Unsupported global" in str(error) or "weights_only" in str(error) or "Weights only" in str(error):
             raise ModelError(
                 f"{path}: holds more than tensors, and opening it would run code that is in it; {SAVE_AGAIN}"
             ) from error
-        raise ModelError(f"{path}: is damaged or no file of torch.save ({first}); get it again") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        if "TorchScript" in str(error):
-            raise ModelError(
-                f"{path}: is a TorchScript archive, which holds code; load it with torch.jit.load where it comes from, "
-                f"and {SAVE_AGAIN}"
-            ) from error
-        first = str(error).split("\n", maxsplit=1)[0]
         raise ModelError(f"{path}: is damaged or no file of torch.save ({first}); get it again") from error
 
 
