@@ -133,7 +133,7 @@ class Guardian:
         try:
             while view and self._process.stdin is not None:
                 view = view[self._process.stdin.write(view) or 0 :]
-        except OSError as error:  # it has ended; `wait_ready` or `check` says so
+        except (OSError, ValueError) as error:  # it has ended, or was ended; `wait_ready` or `check` says so
             log.debug("the guardian's pipe is closed: %s", error)
 
     def _listen(self) -> None:
