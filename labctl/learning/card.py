@@ -15,9 +15,14 @@ ARMS = {
     "digital": "distilled, without an optical layer",
 }
 _AFTER = {
-    "linear": "strictly linear up to and including the first fully connected layer",
+    "linear": "linear up to and including the first fully connected layer",
     "relu": "with an electronic ReLU on the maps",
     "two-sided": "with an electronic ReLU on the maps and on their negatives",
+}
+_STRICT = {
+    "linear": "strictly linear up to and including the first fully connected layer",
+    "relu": "not linear: an electronic ReLU acts on every value of the maps",
+    "two-sided": "not linear: an electronic ReLU acts on every value of the maps, and another on its negative",
 }
 _DETECTION = {
     "paired": "each signed kernel is shown as two non-negative ones on two tiles, and the square roots of their "
@@ -71,7 +76,8 @@ def _noise(robust: RobustnessSection) -> str:
 
 
 def _reading(arm: ArmMetrics) -> str:
-    return f"`{arm.detection}`, {_AFTER.get(arm.after_detection or '', arm.after_detection)}"
+    after = _AFTER.get(arm.after_detection or "", arm.after_detection)
+    return f"`{arm.detection}`, {after}, {arm.runs[0].epochs} epochs"
 
 
 def _means(metrics: Metrics) -> str:
@@ -193,8 +199,8 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
     what = _said(
         f"**What it is.** {job} {data.name} ({rows}x{columns} pixels, {look}; {len(classes)} classes: "
         f"{', '.join(classes)}), cut in two: {bank}, shown as Fourier masks on a 4f bench, and a back end in "
-        f"electronics on what the camera reads. {front}; the student is {_AFTER[student.backend.after_detection]} "
-        "(SCLC, arXiv:2102.13323)."
+        f"electronics on what the camera reads. {front} (SCLC, arXiv:2102.13323). Behind the camera the student "
+        f"is {_STRICT[student.backend.after_detection]}."
     )
     teacher = metrics.arms["teacher"].runs[0].test
     gap = 100 * (teacher.accuracy - metrics.chosen().test.accuracy)
