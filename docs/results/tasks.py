@@ -112,7 +112,7 @@ def figure(bundle: Bundle, path: Path) -> None:
         f"{bundle.student.front.kernel}x{bundle.student.front.kernel} kernels, simulated",
     )  # fmt: skip
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(title="detection, then electronics", fontsize=9, title_fontsize=9, loc="best")
+    fig.legend(title="detection, then electronics", fontsize=9, title_fontsize=9, loc="outside lower center", ncols=4)
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
