@@ -351,6 +351,9 @@ def test_a_procedure_that_will_not_end_is_ended(rig: Rig) -> None:
 
 @pytest.mark.parametrize("where", ["camera", "procedure", "observer", "paused"])
 def test_ctrl_c_anywhere_is_an_abort(rig: Rig, runs_dir: Path, where: str) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a script starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def body(facts: BenchFacts) -> Steps[None]:
         yield Set("laser", "power", 1.0)
         yield Measure([Exposure(gray(1), gray(1))])
