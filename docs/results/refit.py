@@ -100,7 +100,7 @@ def main() -> None:
         "|---|---|---|",
         *pool_rows(bundle),
         "",
-        "With a pool of 2 optics saves nothing against the folded network; a pool of 4 halves the digital work.",
+        "With a pool of 2 optics saves nothing against the folded network; a pool of 4 nearly halves the digital work.",
         "",
     ]
     (HERE / "refit.md").write_text("\n".join(lines), encoding="utf-8", newline="\n")
