@@ -30,13 +30,12 @@ from torch.nn.functional import conv2d, pad
 
 from labctl.errors import ModelError
 from labctl.learning.photons import noisy, root
+from labctl.learning.student import DIRECT_UP_TO
 from labctl.optics.detection import Detection
 from labctl.optics.sampling import blur_weights, noise_left
 
 FOR_EXPOSURE = 12
 """Images on which the exposure is found, as on the bench."""
-DIRECT_UP_TO = 11
-"""Kernels up to this size run as direct convolution, larger ones in the Fourier domain: see `learning.student`."""
 CHUNK = 16
 """Images whose tiles are read at a time: more would leave the processor's cache."""
 FLOOR = 0.25

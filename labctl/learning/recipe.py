@@ -85,7 +85,7 @@ class AugmentSection(Section):
 class FitSection(Section):
     """How one network is fitted: AdamW, a linear warm-up over a tenth of the steps, then a cosine to zero.
 
-    `label_smoothing` is the share of every hard label that goes to all classes alike. `class_weight_power` weighs hard
+    `label_smoothing` is the share of every hard label that goes to all classes alike. `class_weight_power` weighs
     labels by the share of their class to the minus that power: 0 all labels alike, 1 all classes alike.
     """
 
