@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from labctl.learning.fit import Objective, drawn_pairs, jittered, mix_seed, seeded
-from labctl.learning.readout import ReadoutSection, read
+from labctl.learning.readout import ReadoutSection, exposure_levels, read
 from labctl.learning.recipe import Arm, Images, Recipe
 from labctl.learning.scoring import as_images, device_of
 from labctl.learning.segmentation import channel_wise_loss, class_weights
@@ -83,16 +83,20 @@ def make_student(recipe: Recipe, variant: str, arm: Arm, seed: int, images: Imag
 
 
 class Through(nn.Module):
-    """A student as it answers through the camera of a recipe's [readout]."""
+    """A student as it answers through the camera of a recipe's [readout], exposed as `images` (training ones) ask."""
 
-    def __init__(self, student: Student, readout: ReadoutSection) -> None:
+    def __init__(self, student: Student, readout: ReadoutSection, images: Float[Tensor, "n channels y x"]) -> None:
         super().__init__()
         self.student, self.readout = student, readout
+        front = student.front
+        self.levels = exposure_levels(images, front.fused_kernels(), front.detection, readout).detach()
 
     def forward(self, images: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n classes *size"]:
         """Logits; noise is drawn from torch's global generator."""
         front = self.student.front
-        logits: Tensor = self.student.backend(read(images, front.fused_kernels(), front.detection, self.readout))
+        logits: Tensor = self.student.backend(
+            read(images, front.fused_kernels(), front.detection, self.readout, levels=self.levels)
+        )
         return logits
 
 

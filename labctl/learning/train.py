@@ -29,8 +29,9 @@ from labctl.learning.fit import drawn_pairs, fit, mix_seed, seeded
 from labctl.learning.metrics import ArmMetrics, DataMetrics, Metrics, RunMetrics, Selected
 from labctl.learning.placing import describe, find_device, spread
 from labctl.learning.progress import DataRead, Reporter, Stage, StageReporter, TrainProgress, Watch
+from labctl.learning.readout import FOR_EXPOSURE
 from labctl.learning.recipe import Arm, Images, Recipe, parse_recipe, recipe_text
-from labctl.learning.scoring import confusions, count_correct, mean_iou, score
+from labctl.learning.scoring import as_images, confusions, count_correct, device_of, mean_iou, score
 from labctl.learning.segmentation import class_weights
 from labctl.learning.sharing import mine, rank, whole
 from labctl.learning.splits import Splits, splits_of
@@ -215,9 +216,9 @@ def _train_student(
     student.settle()
     metrics = _run_metrics(student, at.seed, progress, data)
     if recipe.readout.active:
-        test = data.test
+        test, seen = data.test, as_images(data.train[0][:FOR_EXPOSURE].to(device_of(student)))
         with seeded(mix_seed(at.seed, 8)):
-            read_test = score(Through(student, recipe.readout), test.images, test.labels, data.classes)
+            read_test = score(Through(student, recipe.readout, seen), test.images, test.labels, data.classes)
         metrics = metrics.model_copy(update={"read_test": read_test})
     return student, metrics
 

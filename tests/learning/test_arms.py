@@ -100,6 +100,21 @@ def test_labels_alone_hear_nothing_of_the_teacher_and_transfer_hears_more(recipe
     assert losses["transfer", 0] > losses["distilled", 0]
 
 
+def test_a_student_is_trained_and_measured_through_the_camera_of_its_recipe(
+    tmp_path: Path, recipe_file: Path, tiny_data: Path
+) -> None:
+    ideal = train(recipe_file, tmp_path / "ideal", data_dir=tiny_data)
+    assert all(run.read_test is None for run in ideal.metrics.arms["transfer"].runs)
+    text = recipe_file.read_text(encoding="utf-8") + "\n[readout]\nelectrons = 5.0\nread_noise = 2.0\n"
+    recipe_file.write_text(text, encoding="utf-8")
+    noisy = train(recipe_file, tmp_path / "noisy", data_dir=tiny_data)
+    again = train(recipe_file, tmp_path / "again", data_dir=tiny_data)
+    assert noisy.metrics.arms["transfer"].runs[0].read_test is not None
+    assert not torch.equal(noisy.student.fused_kernels(), ideal.student.fused_kernels())
+    read = [[run.read_test for run in bundle.metrics.arms["transfer"].runs] for bundle in (noisy, again)]
+    assert read[0] == read[1], "its noise is seeded"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_a_compiled_step_trains_the_same_student_to_rounding(
