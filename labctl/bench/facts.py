@@ -34,6 +34,10 @@ class BenchFacts:
         Hash of the bench file's contents.
     longest_exposure_s : float
         What the bench file's safety allows, s.
+    devices : mapping of name to identity
+        Of the opened devices: what a calibration is of.
+    sections : mapping of name to hash
+        Of each section of the bench file, as far as a calibration may depend on it.
     """
 
     name: str
@@ -50,6 +54,8 @@ class BenchFacts:
     simulated: bool = False
     digest: str = ""
     longest_exposure_s: float = math.inf
+    devices: Mapping[str, str] = field(default_factory=dict)
+    sections: Mapping[str, str] = field(default_factory=dict)
 
     def calibration(self, kind: str) -> CalibrationRecord:
         """The record of one kind.

@@ -109,6 +109,9 @@ def open_bench(
         simulated=config.simulated,
         digest=config.digest(),
         longest_exposure_s=math.inf if config.safety.max_exposure_ms is None else config.safety.max_exposure_ms * 1e-3,
+        devices={"slm": slm.name, "input": panel.name, "camera": camera.name}
+        | {name: instrument.name for name, instrument in instruments.items()},
+        sections=config.sections(),
     )
     rehearsal = Rehearsal(config.faults or FaultPlan(), clock)
     armed = bool(rehearsal.plan.plan)

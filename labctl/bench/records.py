@@ -1,11 +1,21 @@
-"""Calibration records: what one procedure learned about one bench, in one file that any HDF5 reader opens."""
+"""Calibration records: what one procedure learned about one bench, in one file that any HDF5 reader opens.
+
+A file holds a hash of its content. One that is truncated, edited, of another bench, of another kind than its name says
+or of another program is refused by name; the others are still used. ``calibration/README.md`` describes the format.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
+import logging
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +25,14 @@ from numpy.typing import NDArray
 
 from labctl.errors import CalibrationError
 
-FORMAT = "labctl calibration 1"
+log = logging.getLogger(__name__)
+FORMAT = "labctl calibration 2"
+VERSIONS = {"labctl calibration 1": 1, FORMAT: 2}
 TEXTS = ("kind", "bench", "taken", "run", "bench_digest")
+MAPPINGS = ("parents", "devices", "sections")
+HISTORY = "history"
+SMALL = 16
+"""Values of up to so many elements must all be finite; larger ones may be undefined in places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +44,8 @@ class CalibrationRecord:
     kind : str
         ``dark``, ``gain``, ``registration``, ``fourier-centre`` ...
     bench : str
-    values : mapping of name to float array
-        The result.
+    values : mapping of name to array
+        The result; a text is an array without axes.
     units : mapping of name to unit
         One for every value.
     uncertainties : mapping of name to float array
@@ -42,6 +58,14 @@ class CalibrationRecord:
         The run it came from.
     bench_digest : str
         Hash of the bench file it was taken with.
+    parents : mapping of kind to hash
+        The records that it was made from, by their `digest`.
+    devices : mapping of name to identity
+        Of the bench's devices then.
+    sections : mapping of name to hash
+        Of each section of the bench file then, without what no calibration depends on.
+    version : int
+        Of the file format it was read from. Files of version 1 have no hash, and say nothing of parents and devices.
     """
 
     kind: str
@@ -53,14 +77,64 @@ class CalibrationRecord:
     taken: str = ""
     run: str = ""
     bench_digest: str = ""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, str] = field(default_factory=dict)
+    sections: Mapping[str, str] = field(default_factory=dict)
+    version: int = 2
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return np.asarray(self.values[name])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that it says, but for the run: by this name other records say that they were made from it."""
+        told = {name: getattr(self, name) for name in TEXTS if name != "run"}
+        told |= {name: dict(getattr(self, name)) for name in (*MAPPINGS, "units")}
+        told["quality"] = {name: float(figure).hex() for name, figure in self.quality.items()}
+        found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        for folder, arrays in (("values", self.values), ("uncertainties", self.uncertainties)):
+            for name in sorted(arrays):
+                array = np.ascontiguousarray(arrays[name])
+                shape = np.shape(arrays[name])  # ascontiguousarray gives every scalar an axis
+                found.update(f"\n{folder}/{name} {array.dtype.newbyteorder('<').str} {shape}\n".encode())
+                found.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        return found.hexdigest()
+
+    @property
+    def seal(self) -> str:
+        """SHA-256 of `digest` and run: what its file says of itself."""
+        return hashlib.sha256(f"{self.digest} {self.run}".encode()).hexdigest()
 
 
 def now_iso() -> str:
     """The present time, ISO 8601 with zone, to the second."""
     return dt.datetime.now(dt.UTC).astimezone().isoformat(timespec="seconds")
+
+
+def moment(taken: str) -> dt.datetime | None:
+    """The time that a record says it was taken, in UTC; None if it does not say."""
+    try:
+        return dt.datetime.fromisoformat(taken).astimezone(dt.UTC)
+    except ValueError:
+        return None
+
+
+def unsound(record: CalibrationRecord) -> str:
+    """What makes a record no result whatever it measures; "" if nothing does.
+
+    Scalars, small arrays, uncertainties and quality figures must be finite, and so must half of every larger array.
+    """
+    for name, figure in record.quality.items():
+        if not np.isfinite(figure):
+            return f"its quality figure {name} is not finite"
+    for name, value in [*record.values.items(), *record.uncertainties.items()]:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fc" or array.size == 0:
+            continue
+        finite = np.isfinite(array).mean()
+        if finite < (1.0 if array.size <= SMALL else 0.5):
+            return f"{name} is not finite" if array.ndim == 0 else f"only {100 * finite:.0f} % of {name} is finite"
+    return ""
 
 
 def save_record(folder: Path, record: CalibrationRecord) -> Path:
@@ -81,43 +155,90 @@ def save_record(folder: Path, record: CalibrationRecord) -> Path:
     part = target.with_suffix(".h5.part")
     with h5py.File(part, "w") as file:
         write_record(file, record)
-    if target.exists():
-        history = folder / "history"
-        history.mkdir(exist_ok=True)
-        stamp = dt.datetime.fromtimestamp(target.stat().st_mtime, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-        os.replace(target, history / f"{record.kind}-{stamp}.h5")
+    keep_in_history(target)
     os.replace(part, target)
     return target
 
 
-def load_record(path: Path) -> CalibrationRecord:
+def keep_in_history(current: Path) -> Path | None:
+    """Copy a record's file to ``history/``, by the time it was taken and its hash; None if there is none.
+
+    A file that cannot be read is kept too, by the time it was last written.
+    """
+    if not current.exists():
+        return None
+    history = current.parent / HISTORY
+    history.mkdir(exist_ok=True)
+    try:
+        record = load_record(current)
+        taken, end = moment(record.taken), record.digest[:8]
+    except CalibrationError:
+        taken, end = None, "unreadable"
+    taken = taken or dt.datetime.fromtimestamp(current.stat().st_mtime, dt.UTC)
+    kept = history / f"{current.stem}-{taken.strftime('%Y%m%dT%H%M%SZ')}-{end}.h5"
+    if not kept.exists():
+        part = kept.with_suffix(".h5.part")
+        shutil.copy2(current, part)
+        os.replace(part, kept)
+    return kept
+
+
+def load_record(path: Path, *, kind: str = "", bench: str = "") -> CalibrationRecord:
     """Read one record.
+
+    Parameters
+    ----------
+    kind, bench : str, optional
+        What it must be a record of.
 
     Raises
     ------
     CalibrationError
-        If the file is missing, truncated, or not a calibration record.
+        If the file is missing, truncated, edited, no calibration record, or one of another kind or bench.
     """
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise CalibrationError(f"{path} is not a labctl calibration record: move it away and calibrate again")
-            return read_record(file)
-    except (OSError, KeyError) as error:
+            said = str(file.attrs.get("format", ""))
+            if said not in VERSIONS:
+                newer = "of a newer labctl" if re.fullmatch(r"labctl calibration \d+", said) else "not a labctl record"
+                raise CalibrationError(f"{path} is {newer}: move it away and calibrate again")
+            record = read_record(file)
+            seal = str(file.attrs.get("sha256", ""))
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise CalibrationError(f"{path} cannot be read as a calibration record ({error}): calibrate again") from error
+    if record.version > 1 and seal != record.seal:
+        raise CalibrationError(
+            f"{path} was edited or damaged, its content does not match its hash: put the original back, "
+            "or calibrate again"
+        )
+    for what, wanted, found in (("kind", kind, record.kind), ("bench", bench, record.bench)):
+        if wanted and wanted != found:
+            raise CalibrationError(
+                f"{path} is a record of {what} '{found}', not '{wanted}': move it away and calibrate again"
+            )
+    return record
 
 
 def write_record(group: h5py.Group, record: CalibrationRecord, *, compress: bool = False) -> None:
     """Put a record into an empty group of an HDF5 file, bit for bit; `compress` its arrays, with a checksum each."""
     filters: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
-    group.attrs["format"] = FORMAT
+    group.attrs["format"] = FORMAT if record.version > 1 else "labctl calibration 1"
     for name in TEXTS:
         group.attrs[name] = getattr(record, name)
+    if record.version > 1:
+        group.attrs["sha256"] = record.seal
+        for folder in MAPPINGS:
+            attrs = group.create_group(folder).attrs
+            for name, text in getattr(record, folder).items():
+                attrs[name] = text
     for folder, arrays in (("values", record.values), ("uncertainties", record.uncertainties)):
         for name, value in arrays.items():
             array = np.asarray(value)
-            packed = compress and array.size > 0 and array.ndim > 0
-            data = group.create_dataset(f"{folder}/{name}", data=array, **(filters if packed else {}))
+            if array.dtype.kind == "U" and array.ndim == 0:
+                data = group.create_dataset(f"{folder}/{name}", data=str(array), dtype=h5py.string_dtype())
+            else:
+                packed = compress and array.size > 0 and array.ndim > 0
+                data = group.create_dataset(f"{folder}/{name}", data=array, **(filters if packed else {}))
             if folder == "values":
                 data.attrs["unit"] = record.units[name]
     quality = group.create_group("quality")
@@ -126,22 +247,58 @@ def write_record(group: h5py.Group, record: CalibrationRecord, *, compress: bool
 
 
 def read_record(group: h5py.Group) -> CalibrationRecord:
-    """The record that `write_record` put into a group.
+    """The record that `write_record` put into a group; its hash is not looked at.
 
     Raises
     ------
     OSError, KeyError
         If the group holds none, or it is damaged.
     """
+    mappings = {
+        folder: {name: str(text) for name, text in group[folder].attrs.items()}
+        for folder in MAPPINGS
+        if folder in group
+    }
     return CalibrationRecord(
-        values={name: data[()] for name, data in group["values"].items()},
-        units={name: str(data.attrs["unit"]) for name, data in group["values"].items()},
-        uncertainties={name: data[()] for name, data in group.get("uncertainties", {}).items()},
+        values={name: _value(data) for name, data in group.get("values", {}).items()},
+        units={name: str(data.attrs["unit"]) for name, data in group.get("values", {}).items()},
+        uncertainties={name: _value(data) for name, data in group.get("uncertainties", {}).items()},
         quality={name: float(figure) for name, figure in group["quality"].attrs.items()},
+        version=VERSIONS.get(str(group.attrs["format"]), 2),
         **{name: str(group.attrs[name]) for name in TEXTS},
+        **mappings,
     )
 
 
+def _value(data: h5py.Dataset) -> NDArray[Any]:
+    found = data[()]
+    return np.asarray(found.decode() if isinstance(found, bytes) else found)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, CalibrationRecord], dict[str, str]]:
+    """Every record of a bench, by kind, and why others are refused, by the name of the kind.
+
+    Parameters
+    ----------
+    folder : Path
+        ``calibration/BENCH``: its name is the bench's.
+    """
+    good: dict[str, CalibrationRecord] = {}
+    refused: dict[str, str] = {}
+    for path in sorted(folder.glob("*.h5")) if folder.is_dir() else ():
+        try:
+            good[path.stem] = load_record(path, kind=path.stem, bench=folder.name)
+        except CalibrationError as error:
+            refused[path.stem] = str(error)
+    return good, refused
+
+
 def load_records(folder: Path) -> dict[str, CalibrationRecord]:
-    """Every record of a bench, by kind; an empty mapping if it was never calibrated."""
-    return {path.stem: load_record(path) for path in sorted(folder.glob("*.h5"))} if folder.is_dir() else {}
+    """Every record of a bench, by kind; an empty mapping if it was never calibrated.
+
+    What is no record of this bench is left out, with a warning that names the file.
+    """
+    good, refused = read_folder(folder)
+    for reason in refused.values():
+        log.warning("%s", reason)
+    return good

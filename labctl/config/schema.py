@@ -225,3 +225,21 @@ class BenchConfig(Section):
         """SHA-256 over everything that the file says, independent of layout and comments."""
         told = self.model_dump(mode="json", exclude={"recovery"})  # which changes nothing that a calibration knows
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def sections(self) -> dict[str, str]:
+        """SHA-256 of what each section says that a calibration may depend on.
+
+        Not among it: how long to wait and to expose, triggers and timeouts (frames are paired with settled patterns
+        whatever these are), names and descriptions, safety, recovery, planned faults, and the simulation's clock.
+        """
+        timing = {"settle_ms", "exposure_ms", "trigger", "timeout_ms"}
+        parts: dict[str, Any] = {"optics": self.optics, "slm": self.slm, "input": self.input, "camera": self.camera}
+        told = {name: part.model_dump(mode="json", exclude=timing) for name, part in parts.items() if part is not None}
+        told["instruments"] = {
+            name: part.model_dump(mode="json", exclude={"limits"}) for name, part in self.instruments.items()
+        }
+        if self.simulation is not None:
+            told["simulation"] = self.simulation.model_dump(mode="json", exclude={"clock", "speed"})
+        return {
+            name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in told.items()
+        }

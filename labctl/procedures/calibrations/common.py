@@ -19,6 +19,8 @@ def record(kind: str, facts: BenchFacts, values: dict[str, tuple[object, str]], 
         units={name: unit for name, (_, unit) in values.items()},
         taken=now_iso(),
         bench_digest=facts.digest,
+        devices=dict(facts.devices),
+        sections=dict(facts.sections),
         **more,  # type: ignore[arg-type]
     )
 
