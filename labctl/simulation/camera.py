@@ -42,6 +42,11 @@ class Sensor:
         self.full_scale = 2**bitdepth - 1
         self._dark_of: tuple[float, Float] | None = None
 
+    def moved(self, truth: Truth) -> Sensor:
+        """The same sensor elsewhere."""
+        bits = (self.full_scale + 1).bit_length() - 1
+        return Sensor(self._geometry, self._effects, truth, self._seed, bits)
+
     @cached_property
     def maps(self) -> tuple[Float, Float]:
         """Response of each pixel (PRNU, pixel envelope of the SLM, fringes), and hot pixels' current (e-/s)."""

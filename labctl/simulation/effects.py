@@ -72,6 +72,8 @@ class Effects:
     """Irregular part of the wavefront, correlated over a twentieth of the panel, rms waves."""
     pupil_apodisation: float = 0.0
     """Loss of amplitude at the SLM's edge, fraction."""
+    beam_offset_px: float = 0.0
+    """How far from the SLM's middle the beam that `pupil_apodisation` describes has its own, SLM pixels."""
     ghost: float = 0.0
     """Light in a second, displaced and defocused image from a reflection, fraction."""
     fringes: float = 0.0
@@ -84,6 +86,8 @@ class Effects:
     camera_mirror: bool = False
     camera_flips: bool = False
     """Whether the dice choose turn and mirror instead."""
+    camera_focus_mm: float = 0.0
+    """How far the camera is from the image plane; beside `defocus_waves`, which is of the optics."""
     read_noise_e: float = 0.0
     dark_current_e_per_s: float = 0.0
     shot_noise: bool = False
@@ -105,7 +109,7 @@ TYPICAL = Effects(
     slm_lut=0.2, slm_lut_spread=0.02, slm_crosstalk_px=0.9, slm_zero_order=0.04, slm_rise_s=0.04, slm_rise_slowing=0.5,
     slm_flicker=0.005, slm_fill=True,
     fourier_shift_px=14, fourier_rotation_deg=0.4, fourier_scale=0.004, defocus_waves=0.08, aberration_waves=0.06,
-    roughness_waves=0.015, pupil_apodisation=0.15, ghost=0.003, fringes=0.02,
+    roughness_waves=0.015, pupil_apodisation=0.15, beam_offset_px=8, ghost=0.003, fringes=0.02,
     camera_shift_px=12, camera_rotation_deg=0.7,
     read_noise_e=2.5, dark_current_e_per_s=5, shot_noise=True, prnu=0.01, hot_pixels=1e-4, offset_counts=64,
     offset_drift_counts=0.3,
@@ -115,7 +119,7 @@ MILD = replace(
     laser_drift=0.01, input_shift_px=4, input_rotation_deg=0.3, input_contrast=1000, input_gamma=0.02, slm_lut=0.08,
     slm_zero_order=0.02, fourier_shift_px=5, fourier_rotation_deg=0.1, defocus_waves=0.03, aberration_waves=0.025,
     camera_shift_px=5, camera_rotation_deg=0.2, fringes=0.01, ghost=0.001, roughness_waves=0.007, slm_flicker=0.002,
-    pointing_jitter_px=0.05,
+    pointing_jitter_px=0.05, beam_offset_px=3,
 )  # fmt: skip
 NASTY = replace(
     TYPICAL,
@@ -123,7 +127,7 @@ NASTY = replace(
     input_contrast=100, slm_lut=0.3, slm_lut_spread=0.04, slm_zero_order=0.08, slm_rise_s=0.09, fourier_shift_px=30,
     fourier_rotation_deg=1, defocus_waves=0.2, aberration_waves=0.2, camera_shift_px=25, camera_rotation_deg=2,
     camera_flips=True, fringes=0.05, read_noise_e=3, prnu=0.015, ghost=0.01, roughness_waves=0.04, slm_flicker=0.01,
-    pointing_jitter_px=0.3, offset_drift_counts=1.0,
+    pointing_jitter_px=0.3, offset_drift_counts=1.0, beam_offset_px=25,
 )  # fmt: skip
 PRESETS = {"ideal": Effects(), "mild": MILD, "typical": TYPICAL, "nasty": NASTY}
 
@@ -161,7 +165,8 @@ class Truth:
 
     `lut_bend` holds the amplitudes (rad) of three half-sines over the gray range, `stroke` four smooth coefficients of
     the panel's variation, `zernikes` waves by Noll index, `ghost` its carrier (y, x; cycles per SLM pixel), defocus
-    (rad at the panel's edge) and phase, `fringe` period (camera pixels), angle and phase.
+    (rad at the panel's edge) and phase, `fringe` period (camera pixels), angle and phase; `camera_focus` is in m, from
+    the image plane away from the lens.
     """
 
     input_shift: tuple[float, float]
@@ -181,6 +186,8 @@ class Truth:
     ghost: tuple[float, float, float, float]
     fringe: tuple[float, float, float]
     drift_phases: NDArray[np.float64]
+    beam_offset: tuple[float, float]
+    camera_focus: float
 
     @staticmethod
     def draw(effects: Effects, seed: int) -> Truth:
@@ -220,4 +227,6 @@ class Truth:
             ghost=tuple(stream("ghost").uniform([-0.06, -0.06, 2, 0], [0.06, 0.06, 5, 2 * np.pi])),
             fringe=tuple(stream("fringe").uniform([20, 0, 0], [60, np.pi, 2 * np.pi])),
             drift_phases=stream("drift").uniform(0, 2 * np.pi, 6),
+            beam_offset=pair("beam offset", effects.beam_offset_px),
+            camera_focus=one("camera focus", effects.camera_focus_mm) * 1e-3,
         )

@@ -172,6 +172,15 @@ class World:
             electrons = np.zeros((window[1] - window[0], window[3] - window[2]), np.float32)
         return self._sensor.read_out(electrons, start, exposure_s, window, noise)
 
+    def move(self, truth: Truth) -> None:
+        """The mechanics stand as `truth` says from now on: whatever was kept of how they stood is made anew."""
+        with self._rendering:
+            self._truth, self._sensor = truth, self._sensor.moved(truth)
+            for made in ("_spreading", "_incoherent_spreading", "_pupil"):
+                self.__dict__.pop(made, None)
+            for kept in (self._fields, self._samplers, self._transfer):
+                kept.clear()
+
     # laser
 
     def _power(self, begun: float, ended: float, noise: np.random.Generator) -> float:
@@ -363,7 +372,11 @@ class World:
             dice = np.random.default_rng([self._seed, 3]).standard_normal(shape)
             rough = gaussian_filter(dice, max(shape) / 40, mode="wrap")
             waves += effects.roughness_waves * rough / rough.std()
-        amplitude = 1 - effects.pupil_apodisation * np.clip(y**2 + x**2, 0, 2) / 2
+        # camera out of focus: a ray from height r arrives r dz / f2 nearer the axis
+        height2 = (y**2 + x**2) * (radius * self._geometry.slm.pitch[0]) ** 2
+        waves -= truth.camera_focus * height2 / (2 * self._geometry.f2**2 * self._geometry.wavelength)
+        beam_y, beam_x = (offset / radius for offset in truth.beam_offset)
+        amplitude = 1 - effects.pupil_apodisation * np.clip((y - beam_y) ** 2 + (x - beam_x) ** 2, 0, 2) / 2
         pupil = amplitude * np.exp(2j * np.pi * waves)
         if effects.ghost:
             # light reflected twice on its way comes out tilted and defocused: a second, weaker system in parallel

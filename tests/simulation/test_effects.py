@@ -244,4 +244,4 @@ def test_presets_grow_from_ideal_to_nasty() -> None:
             sizes = [float(getattr(preset, field.name)) for preset in order]
             assert sizes == sorted(sizes), field.name
     assert all(getattr(PRESETS["typical"], f.name) for f in dataclasses.fields(Effects) if f.name not in {
-        "camera_turn_deg", "camera_mirror", "camera_flips"})  # fmt: skip
+        "camera_turn_deg", "camera_mirror", "camera_flips", "camera_focus_mm"})  # fmt: skip
