@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,6 +30,13 @@ class Dark:
 
     frames: int = 6
     ratio: float = 20.0
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
+    max_age_h: ClassVar[float] = 72.0
+    limits: ClassVar[Mapping[str, float]] = {"hot_fraction": 0.02}
+    essential: ClassVar[bool] = True
+    sections: ClassVar[tuple[str, ...]] = ("camera",)
 
     @property
     def name(self) -> str:

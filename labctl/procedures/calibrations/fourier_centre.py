@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,12 @@ class FourierCentre:
     search_px: int = 60
     side_px: int = 56
     points: int = 9
+
+    needs: ClassVar[tuple[str, ...]] = ("registration",)
+    uses: ClassVar[tuple[str, ...]] = ("dark",)
+    max_age_h: ClassVar[float] = 72.0
+    limits: ClassVar[Mapping[str, float]] = {"spread_px": 1.0}
+    essential: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +26,12 @@ class Gain:
 
     levels: int = 8
     side_px: int = 56
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ("dark", "registration")
+    max_age_h: ClassVar[float] = 24 * 30.0
+    limits: ClassVar[Mapping[str, float]] = {"relative_residual": 0.4}
+    sections: ClassVar[tuple[str, ...]] = ("camera",)
 
     @property
     def name(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,12 @@ class Registration:
     dot_px: int = 3
     carrier: float = 0.16
     limit_px: float = 0.5
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ("dark",)
+    max_age_h: ClassVar[float] = 72.0
+    limits: ClassVar[Mapping[str, float]] = {"residual_px": 1.0, "carrier_residual_px": 2.0}
+    essential: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
