@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from labctl.learning.fit import Objective, drawn_pairs, jittered, mix_seed, seeded
-from labctl.learning.readout import ReadoutSection, exposure_levels, read
+from labctl.learning.fit import Objective, drawn_pairs, mix_seed, seeded
+from labctl.learning.jitter import jittered, shaken, tile_noise
+from labctl.learning.readout import ReadoutSection, exposure_levels, ideal, read
 from labctl.learning.recipe import Arm, Images, Recipe
 from labctl.learning.scoring import as_images, device_of
 from labctl.learning.segmentation import channel_wise_loss, class_weights
@@ -123,11 +124,18 @@ def objective_of(
 
     def graph(model: Student, images: Tensor, labels: Tensor, teacher_logits: Tensor, told: Tensor) -> Tensor:
         shown = mine(images)
-        if recipe.readout.active:
-            maps = read(shown, model.fused_kernels(), model.front.detection, recipe.readout)
+        detection, robustness = model.front.detection, recipe.robustness
+        noise = None
+        if recipe.readout.active or robustness.tiles or robustness.kernels:
+            kernels = shaken(model.fused_kernels(), robustness)
+            noise = tile_noise(shown, kernels, detection, robustness)
+            if recipe.readout.active:
+                maps = read(shown, kernels, detection, recipe.readout)
+            else:
+                maps = ideal(shown, kernels, detection)
         else:
             maps = model.features(shown)
-        maps = jittered(maps, recipe.robustness)
+        maps = jittered(maps, robustness, noise)
         logits, hidden = (whole(rows, len(images)) for rows in model.backend.outputs(maps))
         loss = distillation_loss(
             logits,

@@ -67,12 +67,17 @@ def _augmentation(augment: AugmentSection) -> str:
 
 
 def _noise(robust: RobustnessSection) -> str:
-    if not any((robust.gain, robust.offset, robust.noise)):
+    parts = [
+        f"a gain of 1 ± {robust.gain:g}" if robust.gain else "",
+        f"an offset of ± {robust.offset:g} of the map's rms" if robust.offset else "",
+        f"white noise of ± {robust.noise:g} of the map's rms" if robust.noise else "",
+        f"white noise of ± {robust.tiles:g} of each tile's rms" if robust.tiles else "",
+        f"errors of ± {robust.kernels:g} of each kernel's norm" if robust.kernels else "",
+    ]
+    given = ", ".join(part for part in parts if part)
+    if not given:
         return "none"
-    return (
-        f"every image and map gets a gain of 1 ± {robust.gain:g}, an offset of ± {robust.offset:g} and white noise of "
-        f"± {robust.noise:g} of the map's rms (standard deviations), so that the back end knows a bench"
-    )
+    return f"every image and map gets {given} (standard deviations), so that the student knows a bench"
 
 
 def _reading(arm: ArmMetrics) -> str:

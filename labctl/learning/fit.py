@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from labctl.learning.checkpoint import EpochRecord, Progress, load_checkpoint, save_checkpoint
-from labctl.learning.recipe import AugmentSection, FitSection, RobustnessSection
+from labctl.learning.recipe import AugmentSection, FitSection
 from labctl.learning.scoring import as_images, device_of
 from labctl.learning.segmentation import augmented_pairs
-from labctl.learning.sharing import count_of_all, joint_norms, mean_of_all, mine, rank
+from labctl.learning.sharing import joint_norms, rank
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -78,35 +78,6 @@ def drawn_pairs(
     return augmented_pairs(
         images, labels, seed, flip=augment.flip, shift_px=augment.shift_px, zoom=augment.zoom, colour=augment.colour
     )
-
-
-def jittered(features: Float[Tensor, "n maps y x"], robustness: RobustnessSection) -> Float[Tensor, "n maps y x"]:
-    """Feature maps as a bench might read them; draws from torch's global generator, for the rows of all processes."""
-    if not (robustness.gain or robustness.offset or robustness.noise):
-        return features
-    shape = (count_of_all(features), *features.shape[1:])
-    rms = mean_of_all(features.detach().square()).sqrt()
-
-    def normal(*shape: int) -> Tensor:
-        return mine(torch.randn(*shape, device=features.device))
-
-    if robustness.gain:
-        features = features * (1 + robustness.gain * normal(*shape[:2], 1, 1))
-    if robustness.offset:
-        features = features + robustness.offset * rms * normal(*shape[:2], 1, 1)
-    if robustness.noise:
-        features = features + robustness.noise * rms * _noise_like(features, shape[0])
-    return features
-
-
-def _noise_like(features: Tensor, count: int) -> Tensor:
-    """White noise for this process's rows of `count`; drawn in the memory order of the maps, as ever."""
-    if count == len(features):
-        return torch.randn_like(features)
-    last = features.is_contiguous(memory_format=torch.channels_last)
-    order = torch.channels_last if last else torch.contiguous_format
-    drawn = torch.empty(count, *features.shape[1:], device=features.device, memory_format=order)
-    return mine(drawn.normal_())
 
 
 def learning_rate(section: FitSection, step: int, steps: int) -> float:

@@ -191,12 +191,16 @@ class RobustnessSection(Section):
     """[robustness]: what a bench does to feature maps, drawn afresh for every image and map while training.
 
     gain : relative standard deviation of a map's gain. offset, noise : standard deviation of a map's offset and of
-    white noise, in units of the map's rms. All 0 switches it off.
+    white noise, in units of the map's rms. tiles : white noise in each tile, in units of the tile's rms; a map that is
+    the small difference of two bright tiles suffers from it most. kernels : white errors of the delivered kernels,
+    relative to the norm of each, drawn for every batch. All 0 switches it off.
     """
 
     gain: Fraction = 0.0
     offset: Fraction = 0.0
     noise: Fraction = 0.0
+    tiles: Fraction = 0.0
+    kernels: Fraction = 0.0
 
 
 class Recipe(Section):
@@ -223,6 +227,8 @@ class Recipe(Section):
             raise ValueError("student.hidden needs one width fewer than student.kernel_sizes")
         if self.readout.active and self.student.spectral_pool > 1:
             raise ValueError("readout is for maps that are as large as the image: leave out student.spectral_pool")
+        if (self.robustness.tiles or self.robustness.kernels) and self.student.spectral_pool > 1:
+            raise ValueError("robustness.tiles and robustness.kernels need maps that are as large as the image")
         names = [variant.name for variant in self.student.variants]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"student.variants has {twice!r} twice; give each its own name")

@@ -10,6 +10,7 @@ kernel size, `conv2d(images, fused_kernels(), padding=K // 2)` equals the cascad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -24,6 +25,8 @@ from labctl.learning.backend import Backend, image_size
 from labctl.optics.detection import Detection
 from labctl.optics.masks import fuse
 
+ENOUGH_PATCHES = 600_000
+"""Patches of images from which whitening learns."""
 DIRECT_UP_TO = 13
 """Fused kernels up to this size run as direct convolution, which is slower by a jump from 15 on. Measured on one busy
 CPU core by tests/benchmarks/spectral_crossover.py, ms per image, forward and backward, 8 maps, direct against spectral:
@@ -151,13 +154,15 @@ class SpectralCascade(nn.Module):
         Parameters
         ----------
         images
-            Some hundred training images, 0 to 1.
+            Some hundred training images, 0 to 1; of large ones not every patch is looked at.
         floor
             Added to the variances, in units of the image's square: keeps noise from being blown up.
         """
         first = self._layers()[0]
         size = first.weight.shape[-1]
-        patches = nn.functional.unfold(images, size).transpose(1, 2).flatten(0, 1).double()
+        places = len(images) * images.shape[-2] * images.shape[-1]
+        step = math.ceil((places / ENOUGH_PATCHES) ** 0.5)  # large images have more than memory holds
+        patches = nn.functional.unfold(images, size, stride=step).transpose(1, 2).flatten(0, 1).double()
         patches = patches - patches.mean(0)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         matrix = vectors @ torch.diag((values.clamp_min(0) + floor).rsqrt()) @ vectors.T

@@ -63,7 +63,7 @@ def _student_key(recipe: Recipe, teacher: str, at: _Planned) -> str:
         teacher,
         section.model_dump_json(exclude={"seeds", "arms", "variants"}, exclude_defaults=True),
         recipe.distillation.model_dump_json(),
-        recipe.robustness.model_dump_json(),
+        recipe.robustness.model_dump_json(exclude_defaults=True),
         recipe.transfer.model_dump_json() if at.arm == "transfer" else "",
         f"{at.arm} {at.seed}",
         *([recipe.readout.model_dump_json(exclude_defaults=True)] if recipe.readout.active else []),

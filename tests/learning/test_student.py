@@ -219,3 +219,24 @@ def test_macs_by_hand() -> None:
     assert macs.teacher == 9 * (32 * 784 + 32 * 64 * 196 + 64 * 128 * 49) + 128 * 9 * 10
     bent = Student(SpectralCascade(), Backend(after_detection="relu"))
     assert count_macs(bent, Teacher()).collapsed == macs.student, "a ReLU in between cannot be folded away"
+
+
+def test_whitening_many_large_images_looks_at_no_more_patches_than_memory_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    looked: list[int] = []
+    unfold = torch.nn.functional.unfold
+    monkeypatch.setattr(
+        torch.nn.functional, "unfold", lambda *a, **k: (looked.append((p := unfold(*a, **k)).shape[2] * len(p)), p)[1]
+    )
+    images = torch.nn.functional.avg_pool2d(torch.rand(60, 1, 120, 160), 5, stride=1, padding=2)
+    few = SpectralCascade(2, 1, (3,), None, (120, 160))
+    few.whiten(images)
+    assert 200_000 < looked[0] <= 600_000
+    torch.manual_seed(0)
+    every = SpectralCascade(2, 1, (3,), None, (120, 160))
+    monkeypatch.setattr("labctl.learning.student.ENOUGH_PATCHES", 10**9)
+    every.whiten(images)
+    matrices = [dict(front.layers[0].named_buffers())["parametrizations.weight.0.matrix"] for front in (few, every)]
+    assert torch.allclose(*matrices, rtol=0.1, atol=0.1 * float(matrices[1].abs().max()))

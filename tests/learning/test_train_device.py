@@ -8,7 +8,7 @@ from torch import Tensor
 
 from labctl.learning.arms import objective_of
 from labctl.learning.backend import Backend
-from labctl.learning.fit import jittered
+from labctl.learning.jitter import jittered
 from labctl.learning.recipe import Arm, parse_recipe
 from labctl.learning.sharing import JointBatchNorm, joint_norms, mine, whole
 from labctl.learning.student import SpectralCascade, Student
