@@ -13,6 +13,7 @@ from labctl.bench.calls import Calls
 from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame, Taking
 from labctl.bench.guardian import Guardian
+from labctl.bench.hand import Hand
 from labctl.bench.interlocks import LIGHTS, Interlocks
 from labctl.bench.leaving import Caller, PatientCalls, make_safe, release
 from labctl.bench.panels import Gray, Panels, token
@@ -45,6 +46,8 @@ class Bench:
         Through which every device is called.
     recovery : RecoverySection
         What a run does about a device that fails.
+    hand : Hand or None
+        Turns the screws, on a simulated bench.
     injected : sequence of Injected
         Faults that a rehearsal did to the devices; empty unless the bench file plans some.
     """
@@ -66,8 +69,10 @@ class Bench:
         recovery: RecoverySection | None = None,
         reopeners: Mapping[str, Callable[[], Any]] | None = None,
         timeout_s: float = 2.0,
+        hand: Hand | None = None,
     ) -> None:
         self.facts = facts
+        self.hand = hand
         self.clock = clock
         self.calls = Calls(came_back=self._came_back)
         self.recovery = recovery or RecoverySection()

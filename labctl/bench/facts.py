@@ -38,6 +38,8 @@ class BenchFacts:
         Of the opened devices: what a calibration is of.
     sections : mapping of name to hash
         Of each section of the bench file, as far as a calibration may depend on it.
+    mechanics : mapping of part to mapping of axis to float
+        How far a part moves (mm, or degrees) for one turn of its screw clockwise, where the bench file says so.
     """
 
     name: str
@@ -56,6 +58,7 @@ class BenchFacts:
     longest_exposure_s: float = math.inf
     devices: Mapping[str, str] = field(default_factory=dict)
     sections: Mapping[str, str] = field(default_factory=dict)
+    mechanics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def calibration(self, kind: str) -> CalibrationRecord:
         """The record of one kind.

@@ -12,6 +12,7 @@ from typing import Any
 from labctl.bench.bench import Bench
 from labctl.bench.facts import BenchFacts
 from labctl.bench.guardian import Guardian, wards_of
+from labctl.bench.hand import Hand
 from labctl.bench.interlocks import Interlocks, refuse_strong_light
 from labctl.bench.records import load_records
 from labctl.clock import Clock, DrivenClock, RealClock, ScaledClock
@@ -112,6 +113,7 @@ def open_bench(
         devices={"slm": slm.name, "input": panel.name, "camera": camera.name}
         | {name: instrument.name for name, instrument in instruments.items()},
         sections=config.sections(),
+        mechanics={part: {str(axis): moved for axis, moved in axes.items()} for part, axes in config.mechanics.items()},
     )
     rehearsal = Rehearsal(config.faults or FaultPlan(), clock)
     armed = bool(rehearsal.plan.plan)
@@ -138,6 +140,7 @@ def open_bench(
         timeout_s=config.camera.timeout_ms / 1e3,
         blank_on_close=config.safety.blank_on_close,
         laser_off_on_close=config.safety.laser_off_on_close,
+        hand=_hand(world) if every_simulated else None,
     )
 
 
@@ -250,6 +253,12 @@ def _world(config: BenchConfig, clock: Clock) -> Any:
         input_levels=2 ** depth["input"],
         camera_bitdepth=depth["camera"],
     )
+
+
+def _hand(world: Any) -> Hand:
+    from labctl.simulation.screws import Screws
+
+    return Screws(world)
 
 
 def _simulated(name: str, options: Mapping[str, Any], world: Any, config: BenchConfig) -> Any:

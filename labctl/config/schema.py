@@ -83,6 +83,10 @@ class InstrumentSection(DeviceSection):
         return limits
 
 
+Part = Literal["input", "slm", "beam", "camera"]
+Axis = Literal["x", "y", "rotation", "focus"]
+
+
 class SimulationSection(Section):
     """The world behind the simulated devices. `effects` overrides single sizes of the preset."""
 
@@ -172,6 +176,8 @@ class BenchConfig(Section):
     safety: SafetySection = SafetySection()
     recovery: RecoverySection = RecoverySection()
     faults: FaultsSection | None = None
+    mechanics: dict[Part, dict[Axis, float]] = {}
+    """How far a part moves (mm; degrees for a rotation) for one turn of its screw clockwise; negative for backwards."""
 
     _path: Path | None = PrivateAttr(default=None)
 
@@ -182,6 +188,15 @@ class BenchConfig(Section):
             kinds = dict.fromkeys(panels, "panel") | {"camera": "camera"}
             self.faults.check_devices(kinds | dict.fromkeys(self.instruments, "instrument"))
         return self
+
+    @field_validator("mechanics")
+    @classmethod
+    def _screws_move_something(cls, mechanics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for part, axes in mechanics.items():
+            for axis, travel in axes.items():
+                if travel == 0:
+                    raise ValueError(f"{part}.{axis} = 0 is a screw that moves nothing: leave it out")
+        return mechanics
 
     @model_validator(mode="after")
     def _safety_is_of_its_instruments(self) -> Self:
@@ -223,7 +238,8 @@ class BenchConfig(Section):
 
     def digest(self) -> str:
         """SHA-256 over everything that the file says, independent of layout and comments."""
-        told = self.model_dump(mode="json", exclude={"recovery"})  # which changes nothing that a calibration knows
+        # these change nothing that a calibration knows
+        told = self.model_dump(mode="json", exclude={"recovery", "mechanics"})
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def sections(self) -> dict[str, str]:

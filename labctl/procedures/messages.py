@@ -102,13 +102,63 @@ class Publish:
     value: Any
 
 
+Part = Literal["input", "slm", "beam", "camera"]
+Axis = Literal["x", "y", "rotation", "focus"]
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """How a screw should be turned, for whoever turns it.
+
+    Directions are those of the part's own pixels (of the SLM's for the beam): +y towards the last row, +x towards the
+    last column, rotation clockwise when row 0 is up and column 0 on the left. Focus is positive away from the lens.
+
+    Attributes
+    ----------
+    part, axis : str
+    by : float
+        How far the part should move.
+    unit : "mm" or "deg"
+    """
+
+    part: Part
+    axis: Axis
+    by: float
+    unit: Literal["mm", "deg"]
+
+
+MEANWHILE = "measure"
+"""The answer to a prompt with `wait_s` when that time is over: nothing was chosen yet."""
+AT_ITS_END = "at its end"
+"""The answer to a prompt with `adjust` where the screw goes no further; such a prompt has it among its options."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """Ask the person at the table; `merit` names the published figure to watch meanwhile."""
+    """Ask the person at the table.
+
+    Attributes
+    ----------
+    text : str
+    options : tuple of str
+        The first one is the default, and what is chosen where nobody can be asked.
+    merit : str
+        The published figure to watch meanwhile; smaller is better.
+    target : float or None
+        What the figure should come down to.
+    adjust : Adjustment or None
+        What to turn, for a hand that does not read. A simulated bench brings one, which then answers.
+    wait_s : float or None
+        Wait no longer than this for an answer, and give `MEANWHILE`: so the procedure goes on measuring, and asks the
+        same again, while a person turns a screw. Who cannot wait for so long only may wait until there is an answer.
+    """
 
     text: str
     options: tuple[str, ...] = ("continue", "abort")
     merit: str = ""
+    target: float | None = None
+    adjust: Adjustment | None = None
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True)

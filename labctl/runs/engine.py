@@ -12,6 +12,8 @@ from labctl.bench.bench import Bench
 from labctl.clock import Clock, RealClock
 from labctl.errors import Aborted, DeviceError, LabctlError, RunError
 from labctl.procedures.messages import (
+    AT_ITS_END,
+    MEANWHILE,
     Checkpoint,
     Log,
     Measure,
@@ -33,6 +35,7 @@ from labctl.runs.store import RunFolder, RunStore
 from labctl.runs.telling import Observer, Telling, in_short
 
 if TYPE_CHECKING:
+    from labctl.bench.hand import Hand
     from labctl.bench.proof import Proof
 
 __all__ = ["Answer", "Engine", "Observer", "Snapshot", "interruptible"]
@@ -62,8 +65,9 @@ class Engine:
     clock : Clock, optional
         For the ETA only; default wall time, because people wait in wall time whatever clock a simulated bench keeps.
     answer : callable, optional
-        Asks the person at the table, and returns one of the prompt's options. Default: the first option, with a line
-        in the log.
+        Asks the person at the table, and returns one of the prompt's options, or `MEANWHILE` after the prompt's
+        `wait_s`. Default: the first option, with a line in the log. A bench with a hand answers itself where a screw is
+        to be turned.
     proof : Proof, optional
         Proof of pairing, for every exposure of the runs to come.
 
@@ -91,6 +95,7 @@ class Engine:
         self.run_id = ""
         self.folder: Path | None = None
         self._answer = answer
+        self._asked: Prompt | None = None  # still stands, while the procedure goes on measuring
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._control = Control(lambda state: self._inbox.put(lambda: self._telling.tell(StateChanged(state))))
         self._telling = Telling(self._control, clock or RealClock(), observer)
@@ -161,7 +166,7 @@ class Engine:
             A device failed, the disk is full, or the procedure gave up.
         """
         self._control.begin(procedure.name)
-        self.run_id, self.folder = "", None
+        self.run_id, self.folder, self._asked = "", None, None
         self._telling.begin(folder, muted=past is not None)
         self._serving = Serving(
             self.bench, self._control, self._telling, inbox=self._inbox, past=past, proof=self.proof
@@ -331,17 +336,29 @@ class Engine:
     def _prompt(self, prompt: Prompt) -> str:
         self._serving.wait_all()
         choice = self._serving.choice(prompt.text)
+        hand = None if prompt.adjust is None else getattr(self.bench, "hand", None)
         if choice is not None:
+            if hand is not None and choice in (prompt.options[0], AT_ITS_END):
+                _turn(hand, prompt)  # where the recorded run ends, the screws have to stand as they did
             return choice
-        self._telling.tell(events.Prompted(prompt))
-        if self._answer is None:
+        if prompt != self._asked:
+            self._telling.tell(events.Prompted(prompt))
+        if hand is not None:
+            choice = prompt.options[0] if _turn(hand, prompt) else AT_ITS_END
+        elif self._answer is None:
             choice = prompt.options[0]
             self._telling.say(f"{prompt.text} -> {choice} (nobody to ask)")
         else:
             choice = self._answer(prompt)
-            if choice not in prompt.options:
+            if choice not in prompt.options and not (choice == MEANWHILE and prompt.wait_s is not None):
                 raise RunError(f"'{choice}' is no answer to '{prompt.text}': choose one of {', '.join(prompt.options)}")
+        self._asked = prompt if choice == MEANWHILE else None
         self._telling.record("prompt", text=prompt.text, choice=choice)
         if choice == "abort":
             raise Aborted(f"aborted at the prompt: {prompt.text}")
         return choice
+
+
+def _turn(hand: Hand, prompt: Prompt) -> bool:
+    adjust = prompt.adjust
+    return adjust is None or hand.turn(adjust.part, adjust.axis, adjust.by)
