@@ -60,9 +60,12 @@ class Dark:
         dim, bright = stack[: self.frames], stack[self.frames :]
         rate = (bright.mean(0) - dim.mean(0)) / np.float32(long - short)
         offset = dim.mean(0) - rate * np.float32(short)
-        read_noise = float(np.sqrt(np.median(dim.var(0, ddof=1))))
-        spread = max(1.4826 * float(np.median(np.abs(rate - np.median(rate)))), 1e-6)
+        # where read noise is below a count most pixels give the same mean, and rounding alone spreads it
+        rounding = float(np.sqrt(1 / 12 * 2 / self.frames)) / (long - short)
+        spread = max(1.4826 * float(np.median(np.abs(rate - np.median(rate)))), rounding)
         hot = np.abs(rate - np.median(rate)) > 12 * spread
+        # the mean, not the median: of few frames, or of noise below a count, the median variance is too small
+        read_noise = float(np.sqrt(dim.var(0, ddof=1)[~hot].mean()))
         rate = np.where(hot, rate, np.float32(np.median(rate)))  # the noise of one pixel's slope is no current
         level = float(np.median(dim))
         if level > 0.5 * full_scale(facts):

@@ -16,6 +16,9 @@ from labctl.procedures.calibrations.common import record, seen_square
 from labctl.procedures.exposing import around, blaze, expose_well, gray, laser_on, signal, square
 from labctl.procedures.messages import Exposure, Measure, Publish, Set, Steps
 
+SPOT_PX = 16
+"""Half width of the square's spectrum, to its first zero, SLM pixels: about the step of the search."""
+
 
 @dataclass(frozen=True)
 class FourierCentre:
@@ -30,7 +33,7 @@ class FourierCentre:
     search_px : int
         Half the range searched, SLM pixels.
     side_px : int
-        Side of the white square, panel pixels.
+        Largest side of the white square, panel pixels; a smaller one has a spectrum wide enough for the search.
     """
 
     search_px: int = 60
@@ -55,8 +58,9 @@ class FourierCentre:
         yield from laser_on(facts)
         carriers = ((0.2, -0.1), (0.2, 0.1))
         start = gray(facts, blaze(facts, carriers[0]))
-        shown = square(facts, self.side_px)
-        middle, half = seen_square(facts, shown, self.side_px)
+        side = self._side(facts)
+        shown = square(facts, side)
+        middle, half = seen_square(facts, shown, side)
         steer = registration["carrier_to_camera"]
         spots = [middle + steer @ np.asarray(carrier) for carrier in carriers]
         yield Set("camera", "window", around(facts, spots, half))
@@ -93,6 +97,12 @@ class FourierCentre:
             quality={"spread_px": float(np.max(spread))},
         )
 
+    def _side(self, facts: BenchFacts) -> int:
+        """Side of the white square, panel pixels: its spectrum is to be `SPOT_PX` wide, whatever the bench's optics."""
+        geometry = facts.geometry
+        widest = geometry.wavelength * geometry.f1 / (SPOT_PX * max(geometry.slm.pitch) * max(geometry.input.pitch))
+        return max(4, min(self.side_px, round(widest)))
+
     def _shares(
         self,
         facts: BenchFacts,
@@ -107,7 +117,7 @@ class FourierCentre:
         low, high = (gray(facts, blaze(facts, c)) for c in carriers)
         index = np.arange(facts.geometry.slm.shape[axis])
         index = index[:, None] if axis == 0 else index[None]
-        shown = square(facts, self.side_px)
+        shown = square(facts, self._side(facts))
         frames = yield Measure(
             [
                 Exposure(np.where(index < round(float(edge)), low, high), shown, exposure, {"for": "fourier-centre"})
