@@ -1,4 +1,4 @@
-"""`labctl calibrate`, `deploy` and `evaluate`: single steps of the main job on one bench."""
+"""`labctl deploy` and `evaluate`: single steps of the main job on one bench."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import json as json_module
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from labctl.cli.console import console, output
 from labctl.cli.dry import say_procedure
 from labctl.cli.session import opened, perform
 
-BenchName = Annotated[str, typer.Argument(help="Bench, by name or file.")]
 BenchOption = Annotated[str, typer.Option(help="Bench, by name or file.")]
 Model = Annotated[str, typer.Argument(help="Model bundle, by name or folder.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before using real devices.")]
@@ -20,33 +18,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="No bars; the result as JSO
 EncoderName = Annotated[str, typer.Option(help="double-phase, off-axis or phase-only.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take; use no device, write nothing.")]
 Ceiling = Annotated[float, typer.Option(min=0.05, max=1.0, help="Modulus shown as full depth, of the largest.")]
-
-
-def calibrate(bench: BenchName = "sim-4f", dry_run: DryRun = False, yes: Yes = False, json: AsJson = False) -> None:
-    """Measure dark frame, camera gain, registration and Fourier centre, and keep the records."""
-    if dry_run:
-        say_procedure(bench, "calibrate", {}, yes=yes, as_json=json)
-        return
-    with opened(bench, yes=yes) as (device_bench, config, workspace):
-        from labctl.runs.offers import prepare
-
-        prepared = prepare("calibrate", {}, workspace, config)
-        outcome = perform(prepared, device_bench, workspace, quiet=json)
-    rows = [
-        {"calibration": record.kind, "run": record.run, **{name: round(f, 6) for name, f in record.quality.items()}}
-        for record in outcome.records
-    ]
-    if json:
-        typer.echo(json_module.dumps({"run": outcome.run_id, "records": rows}, indent=1))
-        return
-    table = Table(title=f"calibrations of {config.bench.name}", title_justify="left")
-    table.add_column("")
-    table.add_column("quality")
-    for row in rows:
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, float))
-        table.add_row(str(row["calibration"]), figures)
-    output.print(table)
-    output.print(f"kept in {workspace.calibration / config.bench.name}")
 
 
 def deploy(

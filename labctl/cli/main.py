@@ -20,7 +20,9 @@ FAILED, MISUSED, DEFECT, STOPPED = 1, 2, 70, 130
 
 BENCH, MODELS, LAB = "At the bench", "Models and data", "This machine"
 COMMANDS = {
-    "calibrate": Lazy("labctl.cli.bench_runs:calibrate", "Calibrate a bench against its digital model."),
+    "calibrate": Lazy(
+        "labctl.cli.calibrate:calibrate", "Calibrate a bench: what is missing, stale or out of limits; check it."
+    ),
     "deploy": Lazy("labctl.cli.bench_runs:deploy", "Compile a model into phase patterns for a calibrated bench."),
     "evaluate": Lazy("labctl.cli.bench_runs:evaluate", "Classify test images with a bench and in simulation."),
     "run": Lazy("labctl.cli.run:run", "Run experiment files: procedures in order, sweeps, queues."),

@@ -50,7 +50,7 @@ def records(window: MainWindow) -> list[Action]:
             "run.start", "&Start demo", w.on_start, "play", "Ctrl+Return", "Calibrate, deploy the model, measure it"
         ),
         Action(
-            "run.calibrate", "&Calibrate only", w.on_calibrate, "", "Ctrl+K", "Every calibration of the bench, anew"
+            "run.calibrate", "&Calibrate only", w.on_calibrate, "", "Ctrl+K", "Measure what is missing or stale"
         ),
         Action("run.pause", "&Pause", w.on_pause, "pause", "Ctrl+P", "Hold the run at the next frame, or go on"),
         Action(

@@ -127,6 +127,7 @@ class DryRun:
             if records := calibrations_in(result):
                 standin.bench.with_calibrations({record.kind: record for record in records})
                 self._followed.clear()
+            problems += getattr(result, "problems", ())
         except LabctlError as error:
             problems.append(str(error) if standin.exact else f"on an ideal bench it ends with: {error}")
         except Exception as error:  # what a procedure does not survive here, it does not survive at the bench

@@ -4,6 +4,7 @@ recorded run all choose from these. An installed package adds its own under the 
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import logging
 from collections.abc import Callable, Mapping
@@ -95,8 +96,18 @@ class FourierCentreParameters(Parameters):
     points: Annotated[int, Field(ge=3, description="Knife edges in each of four scans.")] = 9
 
 
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
 class CalibrateParameters(Parameters):
-    """All calibrations, as they are: none."""
+    only: Annotated[tuple[str, ...], Field(strict=False, description="These kinds, and what they need.")] = ()
+    everything: Annotated[bool, Field(description="All of them, whatever the records are.")] = False
+    as_of: str = Field(default_factory=_now, description="Time to which the age of records is counted.")
+
+
+class NoParameters(Parameters):
+    """As it is: none."""
 
 
 class ModelParameters(Parameters):
@@ -125,6 +136,7 @@ def offered() -> dict[str, Offer]:
     A package whose entry point cannot be imported, or gives no `Offer`, is left out with a warning.
     """
     found = {offer.name: offer for offer in BUILT_IN}
+    found |= _calibrations(found)
     for point in entry_points(group=GROUP):
         try:
             offer = _load(point)
@@ -279,6 +291,31 @@ def _calibration(class_name: str, parameters: BaseModel, _workspace: Workspace, 
     return Prepared(getattr(calibrations, class_name)(**parameters.model_dump()))
 
 
+def _check(_parameters: BaseModel, _workspace: Workspace, _config: BenchConfig) -> Prepared:
+    from labctl.procedures.calibrations.check import Check
+
+    return Prepared(Check())
+
+
+def _single(kind: str, _parameters: BaseModel, _workspace: Workspace, _config: BenchConfig) -> Prepared:
+    from labctl.procedures.calibrations.graph import registry
+
+    return Prepared(registry()[kind])
+
+
+def _calibrations(known: Mapping[str, Offer]) -> dict[str, Offer]:
+    """Every other calibration of `labctl.procedures.calibrations.graph`, with its defaults."""
+    from labctl.procedures.calibrations.graph import registry
+
+    return {
+        kind: Offer(
+            kind, (step.__doc__ or f"The calibration {kind}.").split("\n")[0], NoParameters, partial(_single, kind)
+        )
+        for kind, step in registry().items()
+        if kind not in known
+    }
+
+
 def _evaluate(parameters: EvaluateParameters, workspace: Workspace, _config: BenchConfig) -> Prepared:
     from labctl.optics.encoders import EncoderSpec
     from labctl.procedures.evaluate import Evaluate
@@ -301,9 +338,10 @@ def _demo(parameters: DemoParameters, workspace: Workspace, _config: BenchConfig
 
 BUILT_IN = (
     Offer(
-        "calibrate", "Dark frame, registration, camera gain and Fourier centre, in this order.", CalibrateParameters,
-        partial(_calibration, "Calibrate"),
+        "calibrate", "Measure the calibrations that are missing, stale or out of limits, in order.",
+        CalibrateParameters, partial(_calibration, "Calibrate"),
     ),
+    Offer("check", "Whether the bench still is what its records say.", NoParameters, _check),
     Offer(
         "evaluate", "Show a model on the bench as it is calibrated, and count its right answers.", EvaluateParameters,
         _evaluate,

@@ -11,6 +11,9 @@ from typing import Any, Generic, TypeVar
 from labctl.bench.bench import Bench
 from labctl.bench.records import CalibrationRecord, save_record
 from labctl.clock import Clock
+from labctl.errors import CalibrationError
+from labctl.procedures.calibrations.graph import attributed, refusal
+from labctl.procedures.calibrations.sequence import Calibration, Incomplete
 from labctl.procedures.messages import Procedure
 from labctl.runs.engine import Answer, Engine, Observer
 from labctl.runs.past import Past
@@ -94,13 +97,15 @@ def execute(
     ------
     Aborted
         After an abort or Ctrl-C; no calibration record is saved.
+    CalibrationError
+        If a calibration is refused that the bench cannot do without; records of the others have been saved.
     LabctlError
         If the run fails; no calibration record is saved.
     """
     if engine is None:
         engine = make_engine(bench, runs_dir=runs_dir if store else None, observer=observer, answer=answer)
     result = engine.run(procedure, provenance=provenance, past=past, folder=folder)
-    records = [replace(record, run=engine.run_id) for record in calibrations_in(result)]
+    records = [replace(record, run=engine.run_id) for record in _sound(result, procedure, bench)]
     place = calibration_dir / bench.facts.name
     with disk_errors(f"the calibration of bench '{bench.facts.name}' cannot be saved in {place}"):
         for record in records:
@@ -108,7 +113,24 @@ def execute(
     if records:
         bench.with_calibrations({record.kind: record for record in records})
         log.info("calibration saved in %s: %s", place, ", ".join(record.kind for record in records))
+    if isinstance(result, Calibration) and result.problems:  # what could be measured has been kept
+        raise Incomplete(result)
     return Outcome(engine.run_id, engine.folder, result, tuple(records))
+
+
+def _sound(result: Any, procedure: Procedure[Any], bench: Bench) -> list[CalibrationRecord]:
+    """The records of a result that may be kept; a single calibration's says from here on what it was made from.
+
+    Raises
+    ------
+    CalibrationError
+        If a single calibration's is not sound, or out of limits.
+    """
+    if not isinstance(result, CalibrationRecord):
+        return calibrations_in(result)  # `Calibrate` has judged them, one by one
+    if wrong := refusal(result, procedure):
+        raise CalibrationError(wrong)
+    return [attributed(result, procedure, bench.facts)]
 
 
 def calibrations_in(result: Any) -> list[CalibrationRecord]:

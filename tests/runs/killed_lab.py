@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_lab import make_lab
+from small_lab import CALIBRATE, make_lab
 
 from labctl.bench import open_bench
 from labctl.config.load import load_bench
@@ -33,7 +33,7 @@ from labctl.runs.session import execute, make_engine
 from labctl.workspace import Workspace
 
 WORK: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("calibrate", {}),
+    ("calibrate", CALIBRATE),
     ("evaluate", {"model": "tiny", "images": 6, "train": 12, "seed": 1}),
 )
 

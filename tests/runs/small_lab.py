@@ -74,6 +74,7 @@ def make_lab(root: Path) -> Workspace:
     return Workspace(root)
 
 
+CALIBRATE = {"only": ["dark", "registration", "gain", "fourier-centre"]}
 EVALUATE = {"model": "tiny", "images": 8, "train": 12}
 
 
@@ -92,7 +93,7 @@ class SmallLab:
         self.config = load_bench("small", self.workspace)
         self.facts: dict[str, BenchFacts] = {}
         self.runs: dict[str, RecordedRun] = {}
-        work: tuple[tuple[str, dict[str, Any]], ...] = (("calibrate", {}), ("evaluate", EVALUATE))
+        work: tuple[tuple[str, dict[str, Any]], ...] = (("calibrate", CALIBRATE), ("evaluate", EVALUATE))
         for name, parameters in work:
             bench = open_bench(self.config, calibration_dir=self.workspace.calibration)
             try:

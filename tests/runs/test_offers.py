@@ -15,6 +15,7 @@ from labctl.config.load import load_bench
 from labctl.errors import ConfigError, ModelError, RunError
 from labctl.optics.encoders import ENCODERS
 from labctl.procedures.calibrations import Calibrate, Dark, FourierCentre, Gain, Registration
+from labctl.procedures.calibrations.graph import registry
 from labctl.procedures.demo import Demo
 from labctl.procedures.evaluate import Evaluate
 from labctl.runs import offers
@@ -59,7 +60,9 @@ def recorded(made: Prepared) -> RecordedRun:
 
 
 def test_what_labctl_offers() -> None:
-    assert list(offered()) == ["calibrate", "evaluate", "demo", "dark", "registration", "gain", "fourier-centre"]
+    first = ["calibrate", "check", "evaluate", "demo", "dark", "registration", "gain", "fourier-centre"]
+    assert list(offered())[: len(first)] == first
+    assert set(registry()) <= set(offered())
     for offer in offered().values():
         assert offer.summary.endswith(".")
         assert all(field.description for field in offer.parameters.model_fields.values())
@@ -105,7 +108,7 @@ def test_every_encoder_can_be_asked_for() -> None:
     ("name", "parameters", "said"),
     [
         ("evaluat", {}, "no procedure is called 'evaluat': did you mean 'evaluate'?"),
-        ("xyz", {}, "no procedure is called 'xyz': there are calibrate, evaluate, demo,"),
+        ("xyz", {}, "no procedure is called 'xyz': there are calibrate, check, evaluate, demo,"),
         ("evaluate", {"imags": 3}, "imags is not a key of the procedure 'evaluate': did you mean images?"),
         ("evaluate", {"images": 0}, "evaluate: images = 0: must be greater than or equal to 1"),
         ("evaluate", {"images": "3"}, "evaluate: images = '3': must be a valid integer"),
