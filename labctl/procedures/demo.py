@@ -15,7 +15,7 @@ from labctl.optics.detection import Detection, expected_tiles
 from labctl.optics.encoders import EncoderSpec
 from labctl.optics.fidelity import encoder_fidelity, pearson
 from labctl.optics.masks import kernel_masks
-from labctl.procedures.calibrations import Calibrate
+from labctl.procedures.calibrations import BASIC, Calibrate
 from labctl.procedures.evaluate import (
     FOR_EXPOSURE,
     FOR_GAIN,
@@ -33,6 +33,9 @@ from labctl.procedures.evaluate import (
 from labctl.procedures.messages import Log, Publish, Set, Steps
 from labctl.procedures.report_data import Picture, ReportData
 from labctl.twin.model import Twin
+
+
+CALIBRATE = Calibrate(only=BASIC, strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,7 @@ class Demo:
 
     def exposures(self, facts: BenchFacts) -> int:
         once = FOR_EXPOSURE * 2 + FOR_GAIN
-        return Calibrate().exposures(facts) + 2 * (once + len(self.task.test)) + len(self.task.train)
+        return CALIBRATE.exposures(uncalibrated(facts)) + 2 * (once + len(self.task.test)) + len(self.task.train)
 
     def steps(self, facts: BenchFacts) -> Steps[DemoResult]:
         task, student = self.task, self.task.bundle.student
@@ -115,7 +118,7 @@ class Demo:
         yield Publish("results", table(arms))
         yield Set("camera", "window", None)
 
-        calibration = yield from Calibrate().steps(bare)
+        calibration = yield from CALIBRATE.steps(bare)
         known = replace(facts, calibrations={record.kind: record for record in calibration.records})
         good = yield from deploy(task, known, calibrated=True, encoder=self.encoder)
         captures = yield from capture(
