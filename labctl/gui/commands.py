@@ -49,9 +49,7 @@ def records(window: MainWindow) -> list[Action]:
         Action(
             "run.start", "&Start demo", w.on_start, "play", "Ctrl+Return", "Calibrate, deploy the model, measure it"
         ),
-        Action(
-            "run.calibrate", "&Calibrate only", w.on_calibrate, "", "Ctrl+K", "Measure what is missing or stale"
-        ),
+        Action("run.calibrate", "&Calibrate only", w.on_calibrate, "", "Ctrl+K", "Measure what is missing or stale"),
         Action("run.pause", "&Pause", w.on_pause, "pause", "Ctrl+P", "Hold the run at the next frame, or go on"),
         Action(
             "run.stop", "S&top", w.on_stop, "stop", "Ctrl+Shift+.", "End the run after this exposure; it can be resumed"
