@@ -153,7 +153,7 @@ def truth_of(bench: Any) -> Known:
         centre=np.asarray(geometry.slm.centre) + truth.fourier_shift,
         scale=1 / scale,
         rotation=float(turn),
-        defocus=float(truth.zernikes[4]),
+        defocus=_defocus(waves),
         phase=table - table[-1],
         stroke=stroke,
         wavefront=2 * np.pi * waves,
@@ -190,9 +190,19 @@ def _world_wavefront(world: Any) -> tuple[Array, Array]:
     for j, size in enumerate(world._truth.zernikes):
         if size:
             waves += size * zernike(j, y, x)
+    optics, height2 = world._geometry, (y**2 + x**2) * (radius * world._geometry.slm.pitch[0]) ** 2
+    waves -= world._truth.camera_focus * height2 / (2 * optics.f2**2 * optics.wavelength)
     field = plain._pupil
     rest = np.angle(field * np.exp(-2j * np.pi * waves)) / (2 * np.pi)
     return waves + rest, np.abs(field)
+
+
+def _defocus(waves: Array) -> float:
+    """Share of Noll's j = 4 in a wavefront over the SLM, waves rms over the inscribed disk."""
+    radius = min(waves.shape) / 2
+    y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) / radius for n in waves.shape), indexing="ij")
+    rho2 = y**2 + x**2
+    return float((waves * np.sqrt(3) * (2 * rho2 - 1))[rho2 <= 1].mean())
 
 
 # records against truth, one function per kind
