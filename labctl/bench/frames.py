@@ -38,6 +38,10 @@ class Frame:
         How often the exposure had to be taken again before this frame was believed.
     proof : int
         Code number of the proof of pairing that was read back from this frame; -1 if the run has no proof.
+    moved : (row, column), camera pixels
+        How far the picture has moved on the sensor since the bench was calibrated, as a watch over a long run found.
+    light : float
+        The light's strength relative to then, likewise.
     """
 
     data: NDArray[np.unsignedinteger[Any]]
@@ -54,6 +58,8 @@ class Frame:
     slm_before: str = ""
     repeats: int = 0
     proof: int = -1
+    moved: tuple[float, float] = (0.0, 0.0)
+    light: float = 1.0
 
 
 @dataclass(eq=False)

@@ -87,8 +87,11 @@ class CalibrationRecord:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that it says, but for the run: by this name other records say that they were made from it."""
-        told = {name: getattr(self, name) for name in TEXTS if name != "run"}
+        """SHA-256 of what was measured, and of what; not of when and in which run.
+
+        By this name other records say that they were made from it.
+        """
+        told = {name: getattr(self, name) for name in TEXTS if name not in ("run", "taken")}
         told |= {name: dict(getattr(self, name)) for name in (*MAPPINGS, "units")}
         told["quality"] = {name: float(figure).hex() for name, figure in self.quality.items()}
         found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
@@ -102,8 +105,8 @@ class CalibrationRecord:
 
     @property
     def seal(self) -> str:
-        """SHA-256 of `digest` and run: what its file says of itself."""
-        return hashlib.sha256(f"{self.digest} {self.run}".encode()).hexdigest()
+        """SHA-256 of `digest`, time and run: what its file says of itself."""
+        return hashlib.sha256(f"{self.digest} {self.taken} {self.run}".encode()).hexdigest()
 
 
 def now_iso() -> str:

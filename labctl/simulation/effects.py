@@ -78,6 +78,9 @@ class Effects:
     """Light in a second, displaced and defocused image from a reflection, fraction."""
     fringes: float = 0.0
     """Contrast of static parasitic fringes."""
+    # mechanics
+    creep_px_per_h: float = 0.0
+    """How fast the camera (camera pixels) and the Fourier plane (SLM pixels) wander off, steadily, each its own way."""
     # camera
     camera_shift_px: float = 0.0
     camera_rotation_deg: float = 0.0
@@ -110,7 +113,7 @@ TYPICAL = Effects(
     slm_flicker=0.005, slm_fill=True,
     fourier_shift_px=14, fourier_rotation_deg=0.4, fourier_scale=0.004, defocus_waves=0.08, aberration_waves=0.06,
     roughness_waves=0.015, pupil_apodisation=0.15, beam_offset_px=8, ghost=0.003, fringes=0.02,
-    camera_shift_px=12, camera_rotation_deg=0.7,
+    creep_px_per_h=0.1, camera_shift_px=12, camera_rotation_deg=0.7,
     read_noise_e=2.5, dark_current_e_per_s=5, shot_noise=True, prnu=0.01, hot_pixels=1e-4, offset_counts=64,
     offset_drift_counts=0.3,
 )  # fmt: skip
@@ -119,7 +122,7 @@ MILD = replace(
     laser_drift=0.01, input_shift_px=4, input_rotation_deg=0.3, input_contrast=1000, input_gamma=0.02, slm_lut=0.08,
     slm_zero_order=0.02, fourier_shift_px=5, fourier_rotation_deg=0.1, defocus_waves=0.03, aberration_waves=0.025,
     camera_shift_px=5, camera_rotation_deg=0.2, fringes=0.01, ghost=0.001, roughness_waves=0.007, slm_flicker=0.002,
-    pointing_jitter_px=0.05, beam_offset_px=3,
+    pointing_jitter_px=0.05, beam_offset_px=3, creep_px_per_h=0.05,
 )  # fmt: skip
 NASTY = replace(
     TYPICAL,
@@ -128,6 +131,7 @@ NASTY = replace(
     fourier_rotation_deg=1, defocus_waves=0.2, aberration_waves=0.2, camera_shift_px=25, camera_rotation_deg=2,
     camera_flips=True, fringes=0.05, read_noise_e=3, prnu=0.015, ghost=0.01, roughness_waves=0.04, slm_flicker=0.01,
     pointing_jitter_px=0.3, offset_drift_counts=1.0, beam_offset_px=25,
+    creep_px_per_h=0.3,
 )  # fmt: skip
 PRESETS = {"ideal": Effects(), "mild": MILD, "typical": TYPICAL, "nasty": NASTY}
 
@@ -166,7 +170,7 @@ class Truth:
     `lut_bend` holds the amplitudes (rad) of three half-sines over the gray range, `stroke` four smooth coefficients of
     the panel's variation, `zernikes` waves by Noll index, `ghost` its carrier (y, x; cycles per SLM pixel), defocus
     (rad at the panel's edge) and phase, `fringe` period (camera pixels), angle and phase; `camera_focus` is in m, from
-    the image plane away from the lens.
+    the image plane away from the lens; `creep` is in pixels per hour: camera (row, column), Fourier plane (y, x).
     """
 
     input_shift: tuple[float, float]
@@ -186,6 +190,7 @@ class Truth:
     ghost: tuple[float, float, float, float]
     fringe: tuple[float, float, float]
     drift_phases: NDArray[np.float64]
+    creep: tuple[float, float, float, float]
     beam_offset: tuple[float, float]
     camera_focus: float
 
@@ -227,6 +232,7 @@ class Truth:
             ghost=tuple(stream("ghost").uniform([-0.06, -0.06, 2, 0], [0.06, 0.06, 5, 2 * np.pi])),
             fringe=tuple(stream("fringe").uniform([20, 0, 0], [60, np.pi, 2 * np.pi])),
             drift_phases=stream("drift").uniform(0, 2 * np.pi, 6),
+            creep=(*pair("camera creep", effects.creep_px_per_h), *pair("fourier creep", effects.creep_px_per_h)),
             beam_offset=pair("beam offset", effects.beam_offset_px),
             camera_focus=one("camera focus", effects.camera_focus_mm) * 1e-3,
         )

@@ -44,6 +44,8 @@ from labctl.simulation.transforms import (
 
 LN9 = float(np.log(9.0))
 """10-90 % time of an exponential, in time constants."""
+CREEP_STEP_PX = 0.02
+"""Mechanical creep is rendered in steps of this size, so that what depends on places is not made anew all the time."""
 
 
 class World:
@@ -86,6 +88,7 @@ class World:
         self._samplers: dict[Window, Sampler] = {}
         self._room, self._rendering = Room(), threading.Lock()
         self._transfer: dict[int, Complex] = {}
+        self._crept_h = 0.0
 
     # what the devices' fronts may do
 
@@ -158,6 +161,7 @@ class World:
         window = window or (0, shape[0], 0, shape[1])
         noise = np.random.Generator(np.random.SFC64([self._seed, number]))
         with self._rendering, hands():
+            self._creep(start)
             return self._frame(start, exposure_s, window, noise)
 
     def _frame(self, start: float, exposure_s: float, window: Window, noise: np.random.Generator) -> NDArray[np.uint16]:
@@ -176,10 +180,31 @@ class World:
         """The mechanics stand as `truth` says from now on: whatever was kept of how they stood is made anew."""
         with self._rendering:
             self._truth, self._sensor = truth, self._sensor.moved(truth)
-            for made in ("_spreading", "_incoherent_spreading", "_pupil"):
-                self.__dict__.pop(made, None)
-            for kept in (self._fields, self._samplers, self._transfer):
-                kept.clear()
+            self._forget("_spreading", "_incoherent_spreading", "_pupil")
+
+    def _forget(self, *made: str) -> None:
+        for name in made:
+            self.__dict__.pop(name, None)
+        for kept in (self._fields, self._samplers, self._transfer):
+            kept.clear()
+
+    def _creep(self, when: float) -> None:
+        """Camera and Fourier plane as far as they have wandered by now, in steps of `CREEP_STEP_PX` of the faster."""
+        row, column, y, x = self._truth.creep
+        if (fastest := max(map(abs, self._truth.creep))) == 0:
+            return
+        step_h = CREEP_STEP_PX / fastest
+        hours = np.floor(when / 3600 / step_h) * step_h
+        if (since := float(hours - self._crept_h)) == 0:
+            return
+        self._crept_h = float(hours)
+        shift, fourier = self._truth.camera_shift, self._truth.fourier_shift
+        self._truth = replace(
+            self._truth,
+            camera_shift=(shift[0] + row * since, shift[1] + column * since),
+            fourier_shift=(fourier[0] + y * since, fourier[1] + x * since),
+        )
+        self._forget("_spreading")
 
     # laser
 

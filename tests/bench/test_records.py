@@ -57,14 +57,15 @@ def test_records_of_the_same_second_do_not_displace_each_other_in_history(tmp_pa
     assert kept == {1.0, 2.0, 3.0}
 
 
-def test_the_digest_is_of_all_but_the_run_and_survives_file_and_json(tmp_path: Path) -> None:
+def test_the_digest_is_of_what_was_measured_and_survives_file_and_json(tmp_path: Path) -> None:
     one = record(1.5)
     path = save_record(tmp_path / "b", one)
     assert load_record(path).digest == one.digest
     tree = from_json(to_json(one))
     assert CalibrationRecord(**{name: value for name, value in tree.items() if name != "$type"}).digest == one.digest
-    assert replace(one, run="another").digest == one.digest
-    assert replace(one, run="another").seal != one.seal
+    for again in (replace(one, run="another"), replace(one, taken="2026-02-02T00:00:00Z")):  # a replay gives it again
+        assert again.digest == one.digest
+        assert again.seal != one.seal
     for other in (
         record(1.6), replace(one, bench="c"), replace(one, quality={"residual": 0.4}),
         replace(one, parents={"dark": "a"}), replace(one, units={**one.units, "map": "rad"}),
@@ -102,6 +103,11 @@ def edit_run(path: Path) -> None:
         file.attrs["run"] = "run-2"
 
 
+def edit_time(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["taken"] = "2027-01-01T00:00:00Z"
+
+
 def take_the_hash_off(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file.attrs["sha256"]
@@ -137,7 +143,8 @@ def other_bench(path: Path) -> None:
     [
         (truncate, "cannot be read"), (empty, "cannot be read"), (not_hdf5, "cannot be read"),
         (edit_value, "does not match its hash"), (edit_quality, "does not match its hash"),
-        (edit_run, "does not match its hash"), (take_the_hash_off, "does not match its hash"),
+        (edit_run, "does not match its hash"), (edit_time, "does not match its hash"),
+        (take_the_hash_off, "does not match its hash"),
         (flip_a_byte, "does not match its hash"), (later_format, "of a newer labctl"),
         (other_program, "not a labctl record"), (other_kind, "of kind 'dark', not 'gain'"),
         (other_bench, "of bench 'c', not 'b'"),

@@ -245,3 +245,28 @@ def test_presets_grow_from_ideal_to_nasty() -> None:
             assert sizes == sorted(sizes), field.name
     assert all(getattr(PRESETS["typical"], f.name) for f in dataclasses.fields(Effects) if f.name not in {
         "camera_turn_deg", "camera_mirror", "camera_flips", "camera_focus_mm"})  # fmt: skip
+
+
+def test_creep_moves_camera_and_fourier_plane_steadily_and_only_over_hours() -> None:
+    """After h hours the picture has moved by minus h times the camera's creep, and the spectrum by its own."""
+    made = world(4, creep_px_per_h=2.0)
+    row, column, y, x = made._truth.creep
+    assert 0 < max(map(abs, (row, column, y, x))) <= 2.0
+    made.show_input(square(20))
+    made.clock.sleep(1)
+    before, fourier = made.expose(1e-3).astype(float), np.asarray(made._truth.fourier_shift)
+    made.clock.sleep(3 * 3600 - 1)
+    after = made.expose(1e-3).astype(float)
+
+    def middle(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+        grid = np.indices(picture.shape)
+        return np.asarray((grid * picture).sum((1, 2)) / picture.sum())
+
+    assert middle(after) - middle(before) == pytest.approx([3 * row, 3 * column], abs=0.05)
+    assert np.asarray(made._truth.fourier_shift) - fourier == pytest.approx([3 * y, 3 * x], abs=0.03)
+    frames = []
+    for size in (0.0, 0.2):  # in the first minutes nothing has crept
+        made = world(4, creep_px_per_h=size)
+        made.show_input(square(20))
+        frames.append(made.expose(1e-3))
+    assert (frames[0] == frames[1]).all()
