@@ -34,7 +34,6 @@ from labctl.procedures.messages import Log, Publish, Set, Steps
 from labctl.procedures.report_data import Picture, ReportData
 from labctl.twin.model import Twin
 
-
 CALIBRATE = Calibrate(only=BASIC, strict=True)
 
 
@@ -193,11 +192,11 @@ def _pictures(
 ) -> tuple[float, list[Picture]]:
     """Pictures of the report, and how well captures and twin agree."""
     deployment = good.deployment
-    geometry = facts.geometry
-    twin = Twin(geometry, deployment.layout, corner=deployment.corner, centre=deployment.centre)
+    twin = Twin.from_facts(facts)
     shown = task.test.images[:4]
     predicted = (
-        twin(torch.from_numpy(deployment.phase), shown[:, 0]).clamp(min=0).sqrt() * deployment.scale[:, None, None]
+        twin(deployment.pattern, shown[:, 0], deployment.layout, deployment.corner).clamp(min=0).sqrt()
+        * deployment.scale[:, None, None]
     )
     wanted = expected_tiles(shown, deployment.kernels)
     predicted *= float(wanted.norm() / predicted.norm())
