@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from labctl.bench import Bench, opening
+from labctl.bench.records import CalibrationRecord
 from labctl.config.load import load_bench
 from labctl.simulation.transforms import camera_to_metres, rotation
 from labctl.simulation.world import World
@@ -62,4 +63,44 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scored]]:
 
     yield make
     for bench in opened:
+        bench.close()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scored]]:
+    """Opens benches with a smaller SLM whose registration and Fourier centre are known already, as they truly are."""
+    made: list[Bench] = []
+    worlds: list[World] = []
+    make_world = opening._world
+
+    def remember(*args: Any) -> Any:
+        worlds.append(make_world(*args))
+        return worlds[-1]
+
+    monkeypatch.setattr(opening, "_world", remember)
+
+    def make(preset: str = "ideal", seed: int = 1, side: int = 256, camera: int = 768, **effects: Any) -> Scored:
+        config = load_bench(BENCH)
+        simulation = config.simulation.model_copy(update={"preset": preset, "seed": seed, "effects": effects})  # type: ignore[union-attr]
+        slm = config.slm.model_copy(update={"options": {**config.slm.options, "resolution": [side, side]}})
+        sensor = config.camera.model_copy(update={"options": {**config.camera.options, "resolution": [camera, camera]}})
+        bench = opening.open_bench(config.model_copy(update={"simulation": simulation, "slm": slm, "camera": sensor}))
+        made.append(bench)
+        scored = Scored(bench, worlds[-1])
+        geometry = bench.facts.geometry
+        back = np.linalg.inv(camera_to_metres(geometry, scored.world._truth)[:, :2])
+        known = {
+            "registration": {
+                "input_to_camera": scored.input_to_camera,
+                "carrier_to_camera": back @ np.diag(geometry.field_of_view),
+            },
+            "fourier-centre": {"centre": scored.fourier_centre},
+        }
+        bench.with_calibrations(
+            {kind: CalibrationRecord(kind, bench.facts.name, values, {}) for kind, values in known.items()}
+        )
+        return scored
+
+    yield make
+    for bench in made:
         bench.close()
