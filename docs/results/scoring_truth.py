@@ -11,7 +11,8 @@ Conventions, where a comparison would be ambiguous
 registration
     Truth is the geometric map (the chief ray of each panel pixel), not the centroid of an aberrated dot: once the
     wavefront is corrected, that is where light goes. Errors are distances on the camera (px), rms over all lit panel
-    pixels; in the tiles the carrier map's error at each tile's carrier is added.
+    pixels; in the tiles the carrier map's error at each tile's carrier is added. A tilt of the wavefront (Noll 2 and 3
+    over the SLM's inscribed disk) moves the image, and is part of this map.
 Fourier plane
     The panel's rotation and scale and the Fourier plane's act only together. A frequency (y, x) of the *panel's own*
     picture falls on the SLM at ``centre + scale * turn(rotation) @ nominal offset`` with ``turn(a) = [[cos a, sin a],
@@ -144,16 +145,18 @@ def truth_of(bench: Any) -> Known:
     table, stroke = (np.asarray(a, float) for a in world._slm_tables)
     amplitude, illumination = (np.asarray(a, float) for a in world._input_tables)
     waves, pupil = _world_wavefront(world)
+    waves, tilt = untilted(waves)
+    steer = back @ np.diag(geometry.field_of_view)
     zero = effects.slm_zero_order
     slowest = effects.slm_rise_s * (1 + effects.slm_rise_slowing)
     return Known(
         geometry=geometry,
-        input_to_camera=np.column_stack([back @ linear, back @ (start - to_metres[:, 2])]),
-        carrier_to_camera=back @ np.diag(geometry.field_of_view),
+        input_to_camera=np.column_stack([back @ linear, back @ (start - to_metres[:, 2]) + steer @ tilt]),
+        carrier_to_camera=steer,
         centre=np.asarray(geometry.slm.centre) + truth.fourier_shift,
         scale=1 / scale,
         rotation=float(turn),
-        defocus=_defocus(waves),
+        defocus=defocus_of(waves),
         phase=table - table[-1],
         stroke=stroke,
         wavefront=2 * np.pi * waves,
@@ -197,12 +200,23 @@ def _world_wavefront(world: Any) -> tuple[Array, Array]:
     return waves + rest, np.abs(field)
 
 
-def _defocus(waves: Array) -> float:
-    """Share of Noll's j = 4 in a wavefront over the SLM, waves rms over the inscribed disk."""
-    radius = min(waves.shape) / 2
-    y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) / radius for n in waves.shape), indexing="ij")
-    rho2 = y**2 + x**2
-    return float((waves * np.sqrt(3) * (2 * rho2 - 1))[rho2 <= 1].mean())
+def untilted(waves: Array) -> tuple[Array, Array]:
+    """A wavefront [row, column] without Noll 2 and 3 over the inscribed disk, and the carrier (y, x) that they are."""
+    y, x, disk, radius = _on_disk(waves.shape)
+    found = np.array([(waves * axis)[disk].mean() / (axis**2)[disk].mean() for axis in (y, x)])
+    return waves - found[0] * y - found[1] * x, found / radius
+
+
+def defocus_of(waves: Array) -> float:
+    """Share of Noll's j = 4 in a wavefront [row, column] over the SLM, waves rms over the inscribed disk."""
+    y, x, disk, _ = _on_disk(waves.shape)
+    return float((waves * np.sqrt(3) * (2 * (y**2 + x**2) - 1))[disk].mean())
+
+
+def _on_disk(shape: tuple[int, ...]) -> tuple[Array, Array, NDArray[np.bool_], float]:
+    radius = min(shape) / 2
+    y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) / radius for n in shape), indexing="ij")
+    return y, x, y**2 + x**2 <= 1, radius
 
 
 # records against truth, one function per kind

@@ -80,8 +80,8 @@ def test_the_first_calibrations_find_what_its_makers_know(foreign: Make) -> None
     wrong = {kind: score(record, known) for kind, record in found.items()}
     assert wrong["dark"]["offset (counts)"] < 0.5
     assert wrong["dark"]["read noise (%)"] < 20  # of a quarter of a count, which rounding distorts
-    assert wrong["registration"]["unsteered (px rms)"] < 0.35  # aberrations move the middle of a dot
-    assert wrong["registration"]["in the tiles (px rms)"] < 0.35
+    assert wrong["registration"]["unsteered (px rms)"] < 0.2
+    assert wrong["registration"]["in the tiles (px rms)"] < 0.2
     assert wrong["gain"]["gain (%)"] < 5
     assert wrong["fourier-centre"]["centre (SLM px)"] < 0.6
 

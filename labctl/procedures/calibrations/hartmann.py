@@ -196,7 +196,7 @@ def measure_spots(
     radius = spot_radius(facts, patches, steer)
     shown = [gray(facts, patches.steering(carriers)) for carriers in sets]
     places = [carriers @ steer.T + origin for carriers in sets]
-    exposure = yield from _expose(facts, shown[0], dot, places[0], radius)
+    exposure = yield from _expose(facts, shown[0], dot, dark, places[0], radius)
     frames = yield Measure(
         [Exposure(s, panel, exposure, {"for": purpose}) for s in shown for panel in (dot, dark)], "Hartmann spots"
     )
@@ -223,14 +223,16 @@ def spot_radius(facts: BenchFacts, patches: Patches, steer: Array) -> int:
     return max(3, int(np.ceil(1.0 * float(np.abs(steer).max()) / patches.side)) + 1)
 
 
-def _expose(facts: BenchFacts, slm: Gray, dot: Gray, places: Array, radius: int) -> Steps[float]:
-    """Exposure time at which the typical spot is well exposed; brighter ones and the zero order do not count."""
+def _expose(facts: BenchFacts, slm: Gray, dot: Gray, dark: Gray, places: Array, radius: int) -> Steps[float]:
+    """Exposure time at which the typical spot is well exposed; brighter ones and light beside the dot do not count."""
     full = full_scale(facts)
     longest = min(LONGEST_S, facts.longest_exposure_s)
-    exposure = min(START_S, longest)
+    exposure = start = min(START_S, longest)
+    (bare,) = yield Measure([Exposure(slm, dark, start, {"for": "exposure"})], "exposure")
+    beside = signal(facts, bare)
     for _ in range(5):
         (frame,) = yield Measure([Exposure(slm, dot, exposure, {"for": "exposure"})], "exposure")
-        picture = signal(facts, frame)
+        picture = signal(facts, frame) - beside * np.float32(exposure / start)
         level = max(float(np.quantile([_peak(picture, place, radius) for place in places], 0.9)), 1.0)
         if 0.3 * full < level < 0.8 * full:
             break

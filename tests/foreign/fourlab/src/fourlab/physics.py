@@ -81,7 +81,7 @@ class Light:
     up_s: float = 0.016
     down_s: float = 0.026
     panel_delay_s: float = 0.003
-    black: float = 1 / 250  # intensity, white is 1
+    black: float = 1 / 600  # intensity, white is 1
     bend: float = 0.15
     electrons_per_s: float = 2.4e7
     well: float = 15_000.0
