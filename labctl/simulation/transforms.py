@@ -24,6 +24,8 @@ Complex = NDArray[np.complex64]
 Window = tuple[int, int, int, int]
 OVERSAMPLING = 1.25
 """Fine grid of the non-uniform FFT, relative to the SLM's pixels."""
+FAR = 0.03
+"""The zero frequency may be so far off the SLM's middle, of its size, before the fine grid is made to reach farther."""
 KERNEL_WIDTH = 8
 KERNEL_BETA = np.pi * np.sqrt((KERNEL_WIDTH / OVERSAMPLING * (OVERSAMPLING - 0.5)) ** 2 - 0.8)
 """Shape of the Kaiser-Bessel kernel for this width and oversampling (Beatty et al., IEEE Trans. Med. Imag. 24, 799)."""
@@ -142,7 +144,9 @@ class Spreading:
         geometry: Geometry,
         shift: tuple[float, float],
     ) -> Spreading:
-        lengths = [next_fast_len(int(np.ceil(OVERSAMPLING * n))) for n in geometry.slm.shape]
+        # the kernel is for frequencies about zero: an SLM that is far off needs a grid that reaches as far
+        reach = [n + (2 * abs(s) if abs(s) > FAR * n else 0) for n, s in zip(geometry.slm.shape, shift, strict=True)]
+        lengths = [next_fast_len(int(np.ceil(OVERSAMPLING * n))) for n in reach]
         fine = [geometry.wavelength * geometry.f1 / (lengths[i] * geometry.slm.pitch[i]) for i in (0, 1)]
         grid = metres / fine
         low = np.floor(grid.min(0)).astype(int) - KERNEL_WIDTH
