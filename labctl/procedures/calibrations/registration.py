@@ -15,6 +15,7 @@ from labctl.errors import CalibrationError
 from labctl.procedures.calibrations import charuco
 from labctl.procedures.calibrations.common import black, flat, record
 from labctl.procedures.calibrations.hartmann import (
+    FIRST,
     Patches,
     Wavefront,
     fit_wavefront,
@@ -66,7 +67,8 @@ class Registration:
     needs: ClassVar[tuple[str, ...]] = ("dark",)
     uses: ClassVar[tuple[str, ...]] = ()
     max_age_h: ClassVar[float] = 24.0
-    limits: ClassVar[Mapping[str, float]] = {"residual_px": 0.5, "carrier_residual_px": 2.0, "origin_error_px": 0.5}
+    limits: ClassVar[Mapping[str, float]] = {"residual_px": 0.5, "carrier_residual_px": 2.0, "origin_error_px": 1.0}
+    essential: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -122,6 +124,7 @@ class Registration:
             "input_to_camera": (affine, "camera px per input px, camera px"),
             "carrier_to_camera": (steer, "camera px per (cycle per SLM px)"),
             "pulled": (pulled, "camera px (what was added to where dots are seen)"),
+            "zernikes": (front.zernikes, f"waves rms, from Noll index {FIRST}"),
             "dots": (grid.points, "input px (row, column), camera px (row, column)"),
             "misses": (grid.misses, "camera px"),
         }
@@ -133,7 +136,11 @@ class Registration:
             "registration",
             facts,
             values,
-            uncertainties={"input_to_camera": error, "carrier_to_camera": np.full((2, 2), steer_error)},
+            uncertainties={
+                "input_to_camera": error,
+                "carrier_to_camera": np.full((2, 2), steer_error),
+                "zernikes": self._front_errors(facts, steer, front),
+            },
             quality={
                 "residual_px": grid.residual,
                 "carrier_residual_px": carrier_residual,
@@ -141,6 +148,12 @@ class Registration:
                 "spots_residual_px": front.residual,
             },
         )
+
+    def _front_errors(self, facts: BenchFacts, steer: Array, front: Wavefront) -> Array:
+        """Errors of the polynomials, waves rms; the part that does not average away as a slope over the SLM."""
+        slope = ALIKE * front.residual / float(np.sqrt(abs(np.linalg.det(steer))))
+        common = slope * min(facts.geometry.slm.shape) / 2 / np.sqrt(12)
+        return np.asarray(np.hypot(np.sqrt(np.diag(front.covariance)[2:]), common))
 
     def picture(self, made: CalibrationRecord) -> NDArray[np.float32]:
         """Where the dots of the grid miss the fit: rows of a map of the panel, distance in camera px."""
