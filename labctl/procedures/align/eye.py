@@ -60,6 +60,8 @@ class Eye:
         What is being done, for the bar and the log.
     sight : Sight
         As it was seen last.
+    zero : float array [2] or None
+        Where the zero frequency was on the SLM last, px (row, column).
     frames, turns : int
         Taken and asked for so far.
     """
@@ -67,6 +69,7 @@ class Eye:
     facts: BenchFacts
     label: str = ""
     sight: Sight = field(default_factory=lambda: Sight(np.zeros(2), np.eye(2), np.eye(2)))
+    zero: Pair | None = None
     frames: int = 0
     turns: int = 0
     _times: dict[str, float] = field(default_factory=dict)
@@ -180,28 +183,37 @@ def spots(picture: Picture, count: int, radius: int, *, least: float = 8.0) -> l
     """
     smooth = uniform_filter(picture, 3, mode="constant")
     limit = least * spread(smooth)
-    found = []
-    for _ in range(count):
+    found: list[Spot] = []
+    while len(found) < count:
         r, c = (int(v) for v in np.unravel_index(int(smooth.argmax()), smooth.shape))
         if smooth[r, c] < limit:
             break
         part = np.s_[max(r - radius, 0) : r + radius + 1, max(c - radius, 0) : c + radius + 1]
-        place = centroid(picture, (float(r), float(c)), radius)
-        found.append(Spot(np.asarray(place if place is not None else (r, c), float), float(picture[part].sum())))
         smooth[part] = -np.inf
+        near = centroid(picture, (float(r), float(c)), radius)
+        place = np.asarray(near if near is not None else (r, c), float)
+        if all(np.linalg.norm(place - spot.place) > radius for spot in found):  # else it is the shoulder of one
+            found.append(Spot(place, float(picture[part].sum())))
     return found
 
 
-def window_light(picture: Picture, place: Pair, half: int) -> float:
-    """Light within `half` px of a place, above what is seen around that window, counts."""
+def window_light(picture: Picture, place: Pair, half: int, *, rim: bool = True) -> float:
+    """Light within `half` px of a place, counts, above what is seen around that window unless not `rim`.
+
+    nan for a place that is nan.
+    """
+    if not np.isfinite(place).all():
+        return float("nan")
     r, c = (int(v) for v in np.rint(place))
     inner = picture[max(r - half, 0) : r + half + 1, max(c - half, 0) : c + half + 1]
     wide = half + max(half // 3, 3)
+    if not rim:
+        return max(float(inner.sum()), 0.0)
     outer = picture[max(r - wide, 0) : r + wide + 1, max(c - wide, 0) : c + wide + 1]
-    rim = outer.size - inner.size
-    if inner.size == 0 or rim <= 0:
+    around = outer.size - inner.size
+    if inner.size == 0 or around <= 0:
         return 0.0
-    level = (float(outer.sum()) - float(inner.sum())) / rim
+    level = (float(outer.sum()) - float(inner.sum())) / around
     return max(float(inner.sum()) - level * inner.size, 0.0)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from labctl.procedures.align.adjusting import Merit
 from labctl.procedures.align.eye import NOISE_FLOOR_PX, Eye, Lost
 from labctl.procedures.align.quadrants import QUARTERS
-from labctl.procedures.align.slm import PUPIL_DOT_PX, pupil
+from labctl.procedures.align.slm import dot_px, pupil
 from labctl.procedures.messages import Steps
 
 DEPTH = 0.4
@@ -54,5 +54,5 @@ def _arm(eye: Eye, axis: int) -> float:
     geometry = eye.facts.geometry
     r = np.arange(geometry.slm.shape[axis] / 2) + 0.5
     nu = r * geometry.slm.pitch[axis] / (geometry.wavelength * geometry.f1)
-    light = np.sinc(nu * PUPIL_DOT_PX * geometry.input.pitch[axis]) ** 2
+    light = np.sinc(nu * dot_px(eye.facts) * geometry.input.pitch[axis]) ** 2
     return float((r * light).sum() / light.sum())

@@ -20,7 +20,7 @@ from labctl.procedures.calibrations.common import black, flat
 from labctl.procedures.exposing import blaze, gray, square
 from labctl.procedures.messages import Gray, Log, Publish, Steps
 
-DOT_PX = 3
+DOT_PX = 4
 REACH_PX = 28
 """How far from the panel's middle dots are shown, panel px: the panel has to be lit so far."""
 CARRIER = 0.16
@@ -142,7 +142,12 @@ def zero_order(still: Picture, steered: list[Picture]) -> Steps[tuple[Spot, int,
             "show what it is sent"
         )
     best = of_slm[0]
-    rivals = [n for n in of_slm[1:] if seen[n].light > WORLDS_APART * seen[best].light]
+    rivals = [
+        n
+        for n in of_slm[1:]
+        if seen[n].light > WORLDS_APART * seen[best].light
+        and np.linalg.norm(seen[n].place - seen[best].place) > 3 * BLUR_PX  # nearer it is of the same spot
+    ]
     if rivals:
         noise = 5 * spread(stays) * (2 * BLUR_PX + 1) / max(seen[best].light, 1.0)
         kept = sorted([best, *rivals], key=lambda n: -shares[n])

@@ -32,7 +32,8 @@ LOOSE = 0.35
 def cross(eye: Eye) -> NDArray[np.float64]:
     """Where the dots are shown, panel px (y, x) from its middle; the middle first."""
     reach = float(min(REACH_PX, min(eye.facts.geometry.input.shape) // 2 - 2 * DOT_PX))
-    return reach * np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)], float)
+    # off the axes, along which a dot's side lobes lie
+    return reach * np.array([(0, 0), (0.7, 0.7), (-0.7, -0.7), (0.7, -0.7), (-0.7, 0.7)])
 
 
 def look(eye: Eye) -> Steps[float]:

@@ -7,13 +7,16 @@ places themselves) drops out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from labctl.bench.facts import BenchFacts
 from labctl.procedures.align.eye import Eye, Lost, Pair, Picture, spread, window_light
+from labctl.procedures.calibrations.common import black
 from labctl.procedures.exposing import blaze, centroid, gray
 from labctl.procedures.messages import Gray, Steps
 
@@ -69,13 +72,37 @@ def layout(eye: Eye) -> Layout:
     )
 
 
-def pattern(facts: BenchFacts, carriers: NDArray[np.float64], edges: tuple[int, int]) -> Gray:
-    """Gray pattern whose quarters have these carriers, in the order of `QUARTERS`; they meet at ``edges``."""
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """A part of the SLM that is left out: what falls on it is scattered.
+
+    Attributes
+    ----------
+    centre : float array [2]
+        SLM px (row, column).
+    half : sequence of float
+        Half its height and width, SLM px.
+    """
+
+    centre: Pair
+    half: Sequence[float]
+
+
+def pattern(
+    facts: BenchFacts, plan: Layout, order: NDArray[np.intp], edges: tuple[int, int], stop: Stop | None
+) -> Gray:
+    """Gray pattern whose quarters, which meet at ``edges``, have the plan's carriers in this order."""
     row, column = edges
+    carriers = plan.carriers[order]
     phase = np.empty(facts.geometry.slm.shape, np.float32)
     for (lower, right), carrier in zip(QUARTERS, carriers, strict=True):
         part = np.s_[row:] if lower else np.s_[:row], np.s_[column:] if right else np.s_[:column]
         phase[part] = blaze(facts, (float(carrier[0]), float(carrier[1])))[part]
+    if stop is not None:
+        low, high = (np.rint(stop.centre + sign * np.asarray(stop.half)).astype(int) for sign in (-1, 1))
+        out = np.s_[max(low[0], 0) : max(high[0] + 1, 0), max(low[1], 0) : max(high[1] + 1, 0)]
+        dice = np.random.default_rng(0)
+        phase[out] = dice.uniform(0, 2 * np.pi, phase[out].shape)
     return gray(facts, phase)
 
 
@@ -98,8 +125,24 @@ class Quarters:
     apart: NDArray[np.float64]
 
 
-def both_ways(eye: Eye, kind: str, shown: Gray, edges: tuple[int, int], half: int | None = None) -> Steps[Quarters]:
+def both_ways(
+    eye: Eye, kind: str, shown: Gray, edges: tuple[int, int], stop: Stop | None = None, *, dark: bool = False
+) -> Steps[Quarters]:
     """Measure the quarters, each through its own and through the opposite one's carrier.
+
+    Parameters
+    ----------
+    eye : Eye
+    kind : str
+        As in `Eye.look`.
+    shown : gray pattern
+        For the input panel.
+    edges : (row, column), SLM px
+        Where the quarters meet: the first ones after them.
+    stop : Stop, optional
+        What is shown is then taken for a dot, and its image is looked for near each of the four places.
+    dark : bool
+        Take off what is seen with a black panel, so that the far wings of a dot's image count too.
 
     Raises
     ------
@@ -108,17 +151,22 @@ def both_ways(eye: Eye, kind: str, shown: Gray, edges: tuple[int, int], half: in
     """
     plan = layout(eye)
     orders = (np.arange(4), np.arange(4)[::-1])
-    patterns = [pattern(eye.facts, plan.carriers[order], edges) for order in orders]
-    pictures: list[Picture] = yield from eye.look(kind, [(p, shown) for p in patterns])
-    half = half or plan.half
+    patterns = [pattern(eye.facts, plan, order, edges, stop) for order in orders]
+    panels = (shown, black(eye.facts)) if dark else (shown,)
+    pictures: list[Picture] = yield from eye.look(kind, [(p, panel) for panel in panels for p in patterns])
+    if dark:
+        pictures = [picture - without for picture, without in zip(pictures[:2], pictures[2:], strict=True)]
+    blur = plan.half if stop is None else _blur(eye.facts, plan.half)
+    half = min(2 * blur, plan.half) if dark else blur
     light, noise = np.empty((2, 4)), 0.0
-    places = np.full((2, 4, 2), np.nan)
+    places = np.empty((2, 4, 2))
     for n, (order, picture) in enumerate(zip(orders, pictures, strict=True)):
         for quarter, carrier in enumerate(order):
-            light[n, quarter] = window_light(picture, plan.places[carrier], half)
-            places[n, quarter] = place_of(picture, plan.places[carrier], half)
+            near = plan.places[carrier]
+            places[n, quarter] = near if stop is None else place_of(picture, near, plan.half, blur)
+            light[n, quarter] = window_light(picture, places[n, quarter], half, rim=not dark)
         noise = max(noise, spread(picture) * (2 * half + 1))
-    if light.min() < 3 * noise:
+    if not light.sum() > 12 * noise or (stop is not None and not light.min() > 3 * noise):
         raise Lost("the light is not where the SLM steers it to: it has left the SLM, or the camera's picture")
     # quarter n is opposite to 3 - n, and the two had each other's carriers
     apart = np.stack([(places[0, n] - places[1, 3 - n] + places[1, n] - places[0, 3 - n]) / 2 for n in range(4)])
@@ -130,7 +178,7 @@ def both_ways(eye: Eye, kind: str, shown: Gray, edges: tuple[int, int], half: in
 def one_way(eye: Eye, kind: str, shown: Gray, edges: tuple[int, int]) -> Steps[tuple[float, float]]:
     """Shares of the light before the row and before the column where the quarters meet: coarse, in one picture."""
     plan = layout(eye)
-    (picture,) = yield from eye.look(kind, [(pattern(eye.facts, plan.carriers, edges), shown)])
+    (picture,) = yield from eye.look(kind, [(pattern(eye.facts, plan, np.arange(4), edges, None), shown)])
     light = np.array([window_light(picture, place, plan.half) for place in plan.places])
     whole = float(light.sum())
     if whole < 8 * spread(picture) * (2 * plan.half + 1):
@@ -138,14 +186,20 @@ def one_way(eye: Eye, kind: str, shown: Gray, edges: tuple[int, int]) -> Steps[t
     return float(light[:2].sum()) / whole, float(light[::2].sum()) / whole
 
 
-def place_of(picture: Picture, near: Pair, half: int) -> Pair:
-    """Centre of the light near a place; nan where there is none."""
+def _blur(facts: BenchFacts, most: int) -> int:
+    """About how large the image of a dot through a quarter of the SLM is, camera px."""
+    g = facts.geometry
+    null = max(2 * g.wavelength * g.f2 / g.slm.extent[i] / g.camera.pitch[i] for i in (0, 1))
+    return int(min(max(10, 2 * null), most))
+
+
+def place_of(picture: Picture, near: Pair, reach: int, radius: int) -> Pair:
+    """Centre of the brightest spot of a radius within reach of a place; nan where there is none."""
     r, c = (int(v) for v in np.rint(near))
-    part = picture[max(r - half, 0) : r + half + 1, max(c - half, 0) : c + half + 1]
+    top, left = max(r - reach, 0), max(c - reach, 0)
+    part = uniform_filter(picture[top : r + reach + 1, left : c + reach + 1], max(radius // 2, 3))
     if part.size == 0:
         return np.full(2, np.nan)
     y, x = np.unravel_index(int(part.argmax()), part.shape)
-    start = float(max(r - half, 0) + y), float(max(c - half, 0) + x)
-    radius = max(4, half // 2)
-    found = centroid(picture, start, radius)
+    found = centroid(picture, (float(top + y), float(left + x)), radius)
     return np.asarray(found if found is not None else (np.nan, np.nan), float)

@@ -1,4 +1,4 @@
-"""Step 2: centre the light on the SLM: the zero frequency by the SLM's mount, then the beam's envelope by the beam.
+"""Steps 2 and 6: centre the light on the SLM: the zero frequency by the SLM's mount, the beam's envelope by the beam.
 
 A white square's spectrum is a narrow spot, and a dot's fills the SLM. The SLM itself is the detector: see
 `labctl.procedures.align.quadrants`. The zero frequency is searched over the whole panel by halving it, then measured
@@ -15,24 +15,28 @@ from numpy.typing import NDArray
 from labctl.bench.facts import BenchFacts
 from labctl.procedures.align.adjusting import Merit
 from labctl.procedures.align.eye import Eye
-from labctl.procedures.align.quadrants import Quarters, both_ways, one_way
+from labctl.procedures.align.quadrants import Quarters, Stop, both_ways, one_way
 from labctl.procedures.exposing import square
 from labctl.procedures.messages import Axis, Steps
 
 SQUARE_PX = 40
 """Side of the white square, panel px: its spectrum is a spot."""
-PUPIL_DOT_PX = 2
-"""Side of the dot whose spectrum fills the SLM, panel px."""
+LEAST_DOT_PX = 2
+STOP = 0.6
+"""Half a side of what is left out around the zero frequency in the light of a dot, of the square's spot: there is the
+light of the rest of the panel, which is not quite black."""
 TARGET_PX = 3.0
 """Zero frequency from the SLM's middle, SLM px."""
-TARGET_BALANCE = 0.015
+TARGET_BALANCE = 0.03
 """Difference of light between halves of the SLM, fraction."""
 LEAST_PX = 0.3
 """What pointing jitter leaves of the zero frequency's place, SLM px."""
 LINEAR = 0.4
 """Shares within 0.5 +- this are of an edge that runs through the spot."""
-FALL = 0.35
-"""How fast a beam's envelope is thought to fall from the SLM's middle to its edge, until a screw has been turned."""
+UNEVEN = 0.5
+"""Difference of light between halves of the SLM for a beam that is half the SLM off, until a turn has shown it."""
+LEAST_BALANCE = 0.003
+"""What flicker and photons leave of it."""
 
 
 def spot_width(facts: BenchFacts, side_px: int) -> Sequence[float]:
@@ -61,14 +65,15 @@ def zero_frequency(eye: Eye) -> Steps[tuple[NDArray[np.float64], float]]:
         near = np.abs(shares - 0.5) < LINEAR
         if near.all() and (attempt > 0 or bool((np.abs(shares - 0.5) < 0.5 * LINEAR).all())):
             # an edge at e runs at e - 1/2 in pixel centres
-            sigma = float(np.hypot(LEAST_PX, 2 * seen.error * max(width)))
-            return np.asarray(whole) - 0.5 + away, sigma
+            eye.zero = np.asarray(whole) - 0.5 + away
+            return eye.zero, float(np.hypot(LEAST_PX, 2 * seen.error * max(width)))
         if near.all():
             edges = np.asarray(whole) + away
         else:
             edges = yield from _search(eye, shown, shape, width, whole, shares)
         edges = np.clip(edges, 1, np.asarray(shape) - 1)
-    return np.asarray(whole) - 0.5 + away, max(width) / 4
+    eye.zero = np.asarray(whole) - 0.5 + away
+    return eye.zero, max(width) / 4
 
 
 def _search(
@@ -132,19 +137,32 @@ def centre(eye: Eye) -> Steps[Sequence[Merit]]:
 def balance(eye: Eye) -> Steps[Sequence[Merit]]:
     """How far the beam should move for the halves of the SLM to get equal light."""
     facts = eye.facts
-    seen = yield from pupil(eye)
+    seen = yield from pupil(eye, dark=True)
     halves = seen.light[:2].sum() - seen.light[2:].sum(), seen.light[::2].sum() - seen.light[1::2].sum()
     found = []
     for axis, name in ((0, "y"), (1, "x")):
         half_mm = facts.geometry.slm.extent[axis] / 2 * 1e3
-        by, sigma, target = (half_mm / (2 * FALL) * share for share in (halves[axis], seen.error, TARGET_BALANCE))
+        error = float(np.hypot(2 * seen.error, LEAST_BALANCE))
+        by, sigma, target = (half_mm / UNEVEN * share for share in (float(halves[axis]), error, TARGET_BALANCE))
         title = f"beam off the SLM's middle, {name}"
         found.append(Merit(title, "beam", "y" if axis == 0 else "x", "mm", by, sigma, target))
     return found
 
 
-def pupil(eye: Eye) -> Steps[Quarters]:
-    """The quarters of the SLM in the light of a dot, which fills it."""
-    rows, columns = eye.facts.geometry.slm.shape
-    seen: Quarters = yield from both_ways(eye, "pupil", square(eye.facts, PUPIL_DOT_PX), (rows // 2, columns // 2))
+def pupil(eye: Eye, *, dark: bool = False) -> Steps[Quarters]:
+    """The quarters of the SLM in the light of a dot, which fills it; `dark` as in `both_ways`."""
+    facts = eye.facts
+    rows, columns = facts.geometry.slm.shape
+    if eye.zero is None:
+        yield from zero_frequency(eye)
+    zero = np.asarray(facts.geometry.slm.centre) if eye.zero is None else eye.zero
+    stop = Stop(zero, [STOP * w for w in spot_width(facts, SQUARE_PX)])
+    shown = square(facts, dot_px(facts))
+    seen: Quarters = yield from both_ways(eye, "pupil", shown, (rows // 2, columns // 2), stop, dark=dark)
     return seen
+
+
+def dot_px(facts: BenchFacts) -> int:
+    """Side of a dot whose spectrum fills the SLM and does not waste light beside it, panel px."""
+    widest = min(w / n for w, n in zip(spot_width(facts, 1), facts.geometry.slm.shape, strict=True))
+    return max(LEAST_DOT_PX, round(widest))
