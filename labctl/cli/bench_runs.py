@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ Model = Annotated[str, typer.Argument(help="Model bundle, by name or folder.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing before using real devices.")]
 AsJson = Annotated[bool, typer.Option("--json", help="No bars; the result as JSON on standard output.")]
 EncoderName = Annotated[str, typer.Option(help="double-phase, off-axis or phase-only.")]
+WatchPolicy = Literal["off", "log", "correct", "recalibrate"]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take; use no device, write nothing.")]
 Ceiling = Annotated[float, typer.Option(min=0.05, max=1.0, help="Modulus shown as full depth, of the largest.")]
 
@@ -84,6 +85,10 @@ def evaluate(
     ceiling: Ceiling = 0.8,
     uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Trust the bench file alone.")] = False,
     proof: Annotated[bool, typer.Option("--proof", help="Each frame must prove its patterns by a code.")] = False,
+    watch: Annotated[
+        WatchPolicy, typer.Option(help="About a bench that changes: off, log, correct, recalibrate.")
+    ] = "off",
+    watch_every: Annotated[int, typer.Option(min=1, help="Frames between two check exposures.")] = 100,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: AsJson = False,
@@ -91,7 +96,7 @@ def evaluate(
     """Show a model on a bench as it is calibrated now, and count its right answers on test images."""
     wanted = {
         "model": model, "images": images, "seed": seed, "encoder": encoder, "ceiling": ceiling,
-        "calibrated": not uncalibrated,
+        "calibrated": not uncalibrated, "watch": watch, "watch_every": watch_every,
     }  # fmt: skip
     if dry_run:
         say_procedure(bench, "evaluate", wanted, yes=yes, as_json=json)

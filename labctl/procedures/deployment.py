@@ -235,18 +235,21 @@ class Reader:
         self.deployment, self.gain = deployment, gain
         self._facts = facts
         self._weights: scipy.sparse.csr_matrix | None = None
-        self._frame: tuple[tuple[int, int], tuple[int, ...]] = ((-1, -1), ())
+        self._frame: tuple[object, ...] = ()
 
     def intensity(self, frame: Frame) -> Float[Tensor, "tiles y x"]:
-        """Counts per second above dark at each image pixel of each tile."""
-        if self._weights is None or (frame.origin, frame.data.shape) != self._frame:
+        """Counts per second above dark at each image pixel of each tile.
+
+        A frame that says how far its picture has moved, and how bright it is, is read there, and made as bright as ever.
+        """
+        if self._weights is None or (frame.origin, frame.data.shape, frame.moved) != self._frame:
             self._weights = self._sampling(frame)
-            self._frame = (frame.origin, frame.data.shape)
+            self._frame = (frame.origin, frame.data.shape, frame.moved)
         # without dark records, only a constant can be taken off
         picture = signal(self._facts, frame)
         read = self._weights @ picture.ravel()
         shape = (len(self.deployment.kernels), *self.deployment.layout.image)
-        return torch.from_numpy((read / frame.exposure_s).astype(np.float32).reshape(shape))
+        return torch.from_numpy((read / (frame.exposure_s * frame.light)).astype(np.float32).reshape(shape))
 
     def maps(self, frame: Frame) -> Float[Tensor, "maps y x"]:
         """The maps `deployment.maps` of one channel, in the units of ``conv2d(image, kernels)`` (or of its square)."""
@@ -272,7 +275,7 @@ class Reader:
         """Bilinear weights of every read point, averaged over each image pixel."""
         points = read_points(self.deployment, SAMPLES)
         rows, columns = frame.data.shape
-        flat = points.reshape(-1, SAMPLES * SAMPLES, 2) - np.asarray(frame.origin)
+        flat = points.reshape(-1, SAMPLES * SAMPLES, 2) - np.asarray(frame.origin) + np.asarray(frame.moved)
         inside = np.clip(flat, 0, np.asarray([rows, columns]) - 1.001)
         low = np.floor(inside).astype(int)
         part = inside - low

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from labctl.bench.facts import BenchFacts
 from labctl.bench.frames import Frame
+from labctl.bench.records import CalibrationRecord
 from labctl.errors import ModelError
 from labctl.learning.backend import Backend
 from labctl.learning.bundle import Bundle
@@ -26,6 +27,7 @@ from labctl.procedures.deployment import Deployment, Reader, show_image
 from labctl.procedures.exposing import expose_well, laser_on
 from labctl.procedures.messages import Exposure, Log, Measure, Publish, Set, Steps
 from labctl.procedures.patterns import check_fit, compile_model, digest_of, patterns_needed
+from labctl.procedures.watch import Drift, Gathered, Watch
 
 UNRECORDED: Mapping[str, bool] = {"record": False}
 """Field metadata: too large for a run's record, which has its hash instead."""
@@ -260,13 +262,16 @@ def capture(
     *,
     label: str,
     backend: Backend | None = None,
+    onto: Gathered | None = None,
 ) -> Steps[Captures]:
     """Show images one by one and read their maps; publishes the running accuracy and pictures to watch.
 
-    With several patterns, a batch of images is shown with each of them in turn.
+    With several patterns, a batch of images is shown with each of them in turn. What is read is added to `onto`, and
+    all that is there then is returned.
     """
-    parts, maps, correlations = deployed.parts, [], []
-    right = 0
+    onto = onto or Gathered()
+    parts, maps, correlations = deployed.parts, onto.maps, onto.tile_r
+    right, before = 0, onto.count
     last: NDArray[np.generic] = np.zeros((1, 1))
     size = _batch(parts)
 
@@ -277,7 +282,7 @@ def capture(
         exposures = [
             Exposure(
                 part.deployment.pattern, show_image(image[part.deployment.channel], facts, part.deployment),
-                part.exposure_s, {"set": images.split, "image": start + i, **tag},
+                part.exposure_s, {"set": images.split, "image": before + start + i, **tag},
             )
             for part, tag in zip(parts, tags, strict=True)
             for i, image in enumerate(batch)
@@ -330,12 +335,14 @@ def _read(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of `Evaluate`."""
+    """Result of `Evaluate`; `drift` is what the watch found, `records` what was calibrated on the way."""
 
     arm: Arm
     tile_r: NDArray[np.float64]
     exposure_s: float
     deployment: str
+    drift: tuple[Drift, ...] = ()
+    records: tuple[CalibrationRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -348,27 +355,38 @@ class Evaluate:
     calibrated : bool
         Use the bench's calibrations.
     encoder : EncoderSpec
+    watch : Watch
+        What is done about a bench that changes meanwhile.
     """
 
     task: Task
     calibrated: bool = True
     encoder: EncoderSpec = field(default_factory=EncoderSpec)
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def name(self) -> str:
         return "evaluate"
 
     def exposures(self, facts: BenchFacts) -> int:
-        return self.task.patterns(facts) * (FOR_EXPOSURE * 2 + FOR_GAIN + len(self.task.test))
+        shown = self.task.patterns(facts) * len(self.task.test)
+        return self.task.patterns(facts) * (FOR_EXPOSURE * 2 + FOR_GAIN) + shown + self.watch.frames(shown)
 
     def steps(self, facts: BenchFacts) -> Steps[Evaluation]:
+        from labctl.procedures.watching import capture_watched
+
+        def deployed_on(known: BenchFacts) -> Steps[Deployed]:
+            return deploy(self.task, known, calibrated=self.calibrated, encoder=self.encoder)
+
         seen = facts if self.calibrated else uncalibrated(facts)
-        deployed = yield from deploy(self.task, seen, calibrated=self.calibrated, encoder=self.encoder)
         backend = self.task.bundle.student.backend
-        captures = yield from capture(self.task, seen, deployed, self.task.test, label="test images", backend=backend)
+        done = yield from capture_watched(
+            self.task, seen, self.task.test, deployed_on, self.watch, label="test images", backend=backend
+        )
         yield Set("camera", "window", None)
-        arm = score("deployed", answer(backend, captures.maps), self.task.test.labels)
-        return Evaluation(arm, captures.tile_r, deployed.exposure_s, deployed.digest)
+        arm = score("deployed", answer(backend, done.captures.maps), self.task.test.labels)
+        last = done.deployed
+        return Evaluation(arm, done.captures.tile_r, last.exposure_s, last.digest, done.drift, done.records)
 
 
 def uncalibrated(facts: BenchFacts) -> BenchFacts:

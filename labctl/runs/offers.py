@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 GROUP = "labctl.procedures"
 EncoderName = Literal["double-phase", "off-axis", "phase-only"]
+WatchPolicy = Literal["off", "log", "correct", "recalibrate"]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -123,6 +124,8 @@ class ModelParameters(Parameters):
 
 class EvaluateParameters(ModelParameters):
     calibrated: Annotated[bool, Field(description="Use the bench's calibrations, or trust the bench file.")] = True
+    watch: Annotated[WatchPolicy, Field(description="What is done about a bench that changes meanwhile.")] = "off"
+    watch_every: Annotated[Positive, Field(description="Frames between two check exposures.")] = 100
 
 
 class DemoParameters(ModelParameters):
@@ -319,11 +322,15 @@ def _calibrations(known: Mapping[str, Offer]) -> dict[str, Offer]:
 def _evaluate(parameters: EvaluateParameters, workspace: Workspace, _config: BenchConfig) -> Prepared:
     from labctl.optics.encoders import EncoderSpec
     from labctl.procedures.evaluate import Evaluate
+    from labctl.procedures.watch import Watch
     from labctl.runs.preparing import prepare_task, provenance
 
     p = parameters
     task = prepare_task(p.model, workspace.models, images=p.images, train=p.train, seed=p.seed)
-    return Prepared(Evaluate(task, p.calibrated, EncoderSpec(p.encoder, p.ceiling)), provenance(task, seed=p.seed))
+    watch = Watch(p.watch, p.watch_every)
+    return Prepared(
+        Evaluate(task, p.calibrated, EncoderSpec(p.encoder, p.ceiling), watch=watch), provenance(task, seed=p.seed)
+    )
 
 
 def _demo(parameters: DemoParameters, workspace: Workspace, _config: BenchConfig) -> Prepared:

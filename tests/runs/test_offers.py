@@ -91,7 +91,10 @@ def test_parameters_reach_the_procedure() -> None:
     assert (len(made.procedure.task.test), len(made.procedure.task.train)) == (3, 4)
     assert (made.procedure.encoder.name, made.procedure.encoder.ceiling) == ("off-axis", 0.5)
     assert not made.procedure.calibrated
-    assert made.provenance["recipe"]["parameters"] == {"model": "fashion-mnist-sclc", **wanted}
+    found = made.provenance["recipe"]["parameters"]
+    assert {name: found[name] for name in ("model", *wanted)} == {"model": "fashion-mnist-sclc", **wanted}
+    watching = prepare("evaluate", {"images": 3, "train": 4, "watch": "correct", "watch_every": 7}, HERE, CONFIG)
+    assert (watching.procedure.watch.policy, watching.procedure.watch.every) == ("correct", 7)  # type: ignore[attr-defined]
     assert made.provenance["seeds"] == {"world": 7, "images and refit": 2}
     assert set(made.provenance["models"]) == {"fashion-mnist-sclc"}
     assert len(set(made.provenance["data"].values())) == 2
