@@ -146,12 +146,14 @@ class Check:
 
     Attributes
     ----------
-    dark_counts, shift_px, carrier_px, centre_px, light, gain, gray_rad, tile : float
-        How far each may be off: counts; camera px; camera px; SLM px; fraction; fraction; rad rms; loss of Pearson r.
+    dark_counts, shift_px, bent_px, carrier_px, centre_px, light, gain, gray_rad, tile : float
+        How far each may be off: counts; camera px; camera px rms; camera px; SLM px; fraction; fraction; rad rms; loss
+        of Pearson r.
     """
 
     dark_counts: float = 1.0
     shift_px: float = 0.3
+    bent_px: float = 0.15
     carrier_px: float = 0.5
     centre_px: float = 1.2
     light: float = 0.1
@@ -170,7 +172,7 @@ class Check:
     def steps(self, facts: BenchFacts) -> Steps[Checked]:
         reference = facts.calibrations.get("reference")
         known = {} if reference is None else _exposures(reference)
-        (seen,) = yield from observe(facts, self.probe, exposures=known)
+        (seen,) = yield from observe(facts, self.probe, exposures=known, brief=reference is None)
         notes = list(seen.notes)
         found = self._compare(facts, seen, reference, notes)
         if "dark" in facts.calibrations:
@@ -227,7 +229,7 @@ class Check:
             shift = np.nanmean(moved, axis=0)
             judge("registration shift", "dots", float(np.hypot(*shift)), slack * self.shift_px, "px", "registration")
             bent = float(np.sqrt(np.nanmean(((moved - shift) ** 2).sum(1))))
-            judge("registration scale and turn", "dots", bent, slack * self.shift_px, "px", "registration")
+            judge("registration scale and turn", "dots", bent, slack * self.bent_px, "px", "registration")
         if (moved := off("carriers")) is not None:
             worst = float(np.max(np.hypot(moved[:, 0], moved[:, 1])))
             judge("carrier map", "carriers", worst, slack * self.carrier_px, "px", "registration")

@@ -167,7 +167,12 @@ def tile_key(tile: Deployment) -> str:
 
 
 def observe(
-    facts: BenchFacts, probe: Probe, *, exposures: Mapping[str, float] | None = None, repeats: int = 1
+    facts: BenchFacts,
+    probe: Probe,
+    *,
+    exposures: Mapping[str, float] | None = None,
+    repeats: int = 1,
+    brief: bool = False,
 ) -> Steps[list[Observed]]:
     """Make the check exposures, `repeats` times, and read them.
 
@@ -175,6 +180,8 @@ def observe(
     ----------
     exposures : mapping of name to s, optional
         Exposure times of a former pass: then nothing is spent on finding them.
+    brief : bool
+        Leave out gray levels and tile, which say nothing without a former pass.
 
     Raises
     ------
@@ -182,7 +189,7 @@ def observe(
         If the bench has no registration, or there is no light.
     """
     scene = Scene(facts, probe, dict(exposures or {}))
-    tile = reference_tile(facts)
+    tile = None if brief else reference_tile(facts)
     yield from laser_on(facts)
     yield Set("camera", "window", scene.window(None if tile is None else tile[0]))
     shots: list[tuple[str, Exposure]] = []
@@ -199,9 +206,11 @@ def observe(
             add("carriers", gray(facts, blaze(facts, carrier)), scene.dot, bright)
     even = yield from scene.expose("white", scene.still, scene.white, 0.6)
     add("white", scene.still, scene.white, even, 2)
-    for step in STEPS:
+    for step in () if brief else STEPS:
         add("gray", _stripes(facts, step), scene.white, even)
     if "fourier-centre" in facts.calibrations and all(scene.holds(fan, scene.half) for fan in scene.fans):
+        if brief:
+            scene.exposures["knife"] = even  # a blaze is not brighter than a mirror
         fanned = yield from scene.expose("knife", gray(facts, blaze(facts, scene.sides[0])), scene.white, 0.6)
         for pattern in _edges(facts, scene):
             add("knife", pattern, scene.white, fanned)
@@ -211,7 +220,7 @@ def observe(
         deployment, shown = tile
         through = yield from scene.expose("tile", deployment.pattern, shown, 0.7)
         add("tile", deployment.pattern, shown, through)
-    else:
+    elif not brief:
         scene.notes.append("reference tile: not compared, it does not fit on this bench or needs more records")
     found = []
     for _ in range(repeats):
@@ -268,10 +277,11 @@ def _read(scene: Scene, named: Mapping[str, list[Frame]], tile: Deployment | Non
     white = [_light(signal(facts, frame), frame, middle, scene.half) for frame in named["white"]]
     seconds = named["white"][0].exposure_s
     values["light"] = np.array([np.mean(white) / seconds])
-    through = np.array([_light(signal(facts, frame), frame, middle, scene.half) for frame in named["gray"]])
-    # the straight light of two equal halves at phases 0 and p is (1 + cos p) / 2 of all
-    share = np.clip(through / max(float(np.mean(white)), 1e-9), 0.01, 0.99)
-    values["gray"] = np.arccos(2 * share - 1)
+    if "gray" in named:
+        through = np.array([_light(signal(facts, frame), frame, middle, scene.half) for frame in named["gray"]])
+        # the straight light of two equal halves at phases 0 and p is (1 + cos p) / 2 of all
+        share = np.clip(through / max(float(np.mean(white)), 1e-9), 0.01, 0.99)
+        values["gray"] = np.arccos(2 * share - 1)
     if gain := _gain(facts, *named["white"]):
         values["gain"] = np.array([gain])
     if "knife" in named:
