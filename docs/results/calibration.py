@@ -131,7 +131,7 @@ class Seed:
         folder.mkdir(parents=True, exist_ok=True)
         self.scores: dict[str, Any] = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {}
         self.bench: Bench = open_bench(config)
-        self._records = folder / "records"
+        self._records = folder / "calibration" / config.bench.name  # records are read by the name of their bench
         self.bench.with_calibrations(load_records(self._records))
         self.engine = Engine(self.bench)
         self.known: Known = truth_of(self.bench)

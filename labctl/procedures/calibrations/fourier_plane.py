@@ -68,21 +68,25 @@ class FourierPlane:
         yield from laser_on(facts)
         yield Set("camera", "window", None)
         square_px = self._square(facts, guess)
-        shown = chessboard(facts, square_px, self.side_px)
-        side = int(np.ptp(np.argwhere(shown)[:, 0])) + 1
         nu = 0.5 / square_px
         orders = np.array([(0.0, 0.0), (nu, nu), (nu, -nu), (-nu, nu), (-nu, -nu)])
         expected = centre + orders @ guess.T
-        width = float(np.sqrt(abs(np.linalg.det(guess)))) / side  # to the first zero beside an order
-        zone = int(min(0.4 * np.abs(guess @ np.array([nu, nu])).min() * 2, 4 * width))
         affine, steer = registration["input_to_camera"], registration["carrier_to_camera"]
-        start = affine[:, :2] @ np.argwhere(shown).mean(0) + affine[:, 2]
-        # half a picture of the chessboard, and what the zone's edge blurs
-        half = 0.55 * side * float(np.abs(affine[:, :2]).sum(1).max()) + float(np.abs(steer).max()) / zone
-        try:
-            (carriers,) = lattices(facts, steer, start, 2 * len(orders), half / 1.25, sets=1)
-        except CalibrationError as small:
-            raise CalibrationError(f"Fourier plane: {small}") from None
+        for part in (1.0, 0.75, 0.5):  # the largest chessboard of whose pictures the camera holds enough
+            shown = chessboard(facts, square_px, int(part * self.side_px))
+            side = int(np.ptp(np.argwhere(shown)[:, 0])) + 1
+            width = float(np.sqrt(abs(np.linalg.det(guess)))) / side  # to the first zero beside an order
+            zone = int(min(0.4 * np.abs(guess @ np.array([nu, nu])).min() * 2, 4 * width))
+            start = affine[:, :2] @ np.argwhere(shown).mean(0) + affine[:, 2]
+            # half a picture of the chessboard, and what the zone's edge blurs
+            half = 0.55 * side * float(np.abs(affine[:, :2]).sum(1).max()) + float(np.abs(steer).max()) / zone
+            try:
+                (carriers,) = lattices(facts, steer, start, 2 * len(orders), half / 1.25, sets=1)
+                break
+            except CalibrationError as small:
+                reason = f"Fourier plane: {small}"
+        else:
+            raise CalibrationError(reason)
         places = carriers @ steer.T + start
         yield Set("camera", "window", around(facts, list(places), half))
         knife = _Knife(facts, np.rint(expected), zone, carriers)
