@@ -46,7 +46,7 @@ class InputResponse:
         Cells of the panel's grid along its shorter side.
     """
 
-    levels: int = 17
+    levels: int = 13
     cells: int = 32
 
     needs: ClassVar[tuple[str, ...]] = ("dark", "registration")
