@@ -11,9 +11,11 @@ from them, again, ``--table`` only writes the files. ``scoring_truth.py`` says h
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import json
 import os
+import pkgutil
 import sys
 import time
 from collections.abc import Iterable
@@ -29,14 +31,16 @@ from scoring_truth import Known, score, truth_of, world_of
 
 from labctl.bench import Bench, open_bench
 from labctl.bench.facts import BenchFacts
-from labctl.bench.records import load_records, save_record
+from labctl.bench.records import CalibrationRecord, load_records, save_record
 from labctl.config.load import load_bench
 from labctl.errors import LabctlError
 from labctl.optics.detection import expected_tiles
 from labctl.optics.fidelity import pearson
+from labctl.optics.tiles import most_tiles
+from labctl.procedures import calibrations
 from labctl.procedures.calibrations import Calibrate
-from labctl.procedures.calibrations.graph import parents_of, registry
-from labctl.procedures.deployment import Deployment, Reader, compile_deployment, show_image
+from labctl.procedures.calibrations.graph import attributed, in_order, parents_of, refusal, registry
+from labctl.procedures.deployment import MARGIN_PX, Deployment, Reader, compile_deployment, show_image
 from labctl.procedures.exposing import expose_well, laser_on
 from labctl.procedures.messages import Exposure, Measure, Set, Steps
 from labctl.runs.engine import Engine
@@ -143,7 +147,7 @@ class Seed:
 
     def calibrate(self, only: Iterable[str], again: Iterable[str]) -> None:
         """Measure what is not measured yet, in order, each as `labctl calibrate --only KIND` does."""
-        steps = registry()
+        steps = available()
         redo = set(again)
         for kind, step in steps.items():
             if kind in NOT_MEASURED or (only and kind not in only):
@@ -162,12 +166,11 @@ class Seed:
             self.keep(kind, refused=f"needs '{missing[0]}', which was refused")
             return
         try:
-            result = self.engine.run(Calibrate(only=(kind,)))
-            refused = result.refused.get(kind, "")
+            records, refused = self._measure(kind, step)
         except LabctlError as error:
-            result, refused = None, str(error)
+            records, refused = {}, str(error)
         except (ArithmeticError, ValueError, IndexError, RuntimeError) as error:  # a fault, and so not "refused"
-            result, refused = None, f"FAULT {type(error).__name__}: {error}"
+            records, refused = {}, f"FAULT {type(error).__name__}: {error}"
         spent = self.bench.clock.now() - at
         patterns = _patterns(world) - shown
         costs = {
@@ -176,16 +179,24 @@ class Seed:
             "computing_s": time.perf_counter() - began,
         }
         self.bench.set("camera", "window", None)
-        if refused or result is None:
+        if refused:
             self.keep(kind, refused=refused, **costs)
+            sys.stderr.write(f"{self.folder.name} {kind}: {refused}\n")
             return
-        records = {record.kind: record for record in result.records}
         self.bench.with_calibrations({**self.bench.facts.calibrations, **records})
         for record in records.values():
             save_record(self._records, record)
         record = records[kind]
         self.keep(kind, score=score(record, self.known), quality=dict(record.quality), **costs)
         sys.stderr.write(f"{self.folder.name} {kind}: {self.scores[kind]}\n")
+
+    def _measure(self, kind: str, step: Any) -> tuple[dict[str, CalibrationRecord], str]:
+        """Records by kind, and why this one was refused, or ""."""
+        if kind in registry():
+            result = self.engine.run(Calibrate(only=(kind,)))
+            return {record.kind: record for record in result.records}, result.refused.get(kind, "")
+        record = attributed(self.engine.run(step), step, self.bench.facts)
+        return {kind: record}, refusal(record, step)
 
     def tiles(self, images: torch.Tensor, bank: torch.Tensor, seed: int) -> None:
         """The twin on masks and images never seen, and the deployed bank before and after correction."""
@@ -239,6 +250,18 @@ class Seed:
         }
 
 
+def available() -> dict[str, Any]:
+    """Every calibration by kind, in order: those that `labctl calibrate` runs, and any that stands beside them."""
+    found = registry()
+    for module in pkgutil.iter_modules(calibrations.__path__):
+        made = importlib.import_module(f"{calibrations.__name__}.{module.name}")
+        for _, cls in inspect.getmembers(made, inspect.isclass):
+            own = cls.__module__ == made.__name__
+            if own and all(hasattr(cls, name) for name in ("needs", "limits", "steps", "exposures")):
+                found.setdefault(cls().name, cls())
+    return in_order(found)
+
+
 def _patterns(world: Any) -> int:
     """How many patterns the SLM has been sent so far."""
     return int(world._slm._entries[-1].serial)
@@ -267,7 +290,10 @@ def one(preset: str, seed: int, given: argparse.Namespace) -> None:
             from labctl.runs.preparing import prepare_task
 
             task = prepare_task("fashion-mnist-sclc", ROOT / "models", images=given.images, train=4)
-            made.tiles(task.test.images[:, 0], task.kernels, seed)
+            images, kernels = task.test.images[:, 0], task.kernels
+            size, reach = (tuple(int(n) for n in t.shape[-2:]) for t in (images, kernels))
+            holds = most_tiles(made.known.geometry, image=size, kernel=reach, margin=(MARGIN_PX, MARGIN_PX)) // 2
+            made.tiles(images, kernels[:holds], seed)
     finally:
         made.bench.close()
 
