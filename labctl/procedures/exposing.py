@@ -100,6 +100,74 @@ def expose_well(
     return exposure
 
 
+def hdr(
+    facts: BenchFacts,
+    slm: Gray | None,
+    shown: Gray | None,
+    times: Sequence[float],
+    *,
+    purpose: str = "hdr",
+) -> Steps[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """One picture of a wide range of light, from frames at several exposure times.
+
+    Each frame counts by its noise: photons and read noise, by the calibrations of gain and dark frame where there are
+    any, else by guesses (one photo-electron per count, one count of read noise). Saturated pixels do not count. A
+    frame's light is first matched to the others' where both are well exposed, which takes out the laser's flicker.
+
+    Parameters
+    ----------
+    slm, shown : gray pattern or None
+        What SLM and input panel show; None leaves them as they are.
+    times : sequence of float, s
+        Exposure times.
+    purpose : str
+        What the frames are for; it is recorded with them.
+
+    Returns
+    -------
+    rate : float32 array [row, column], counts/s
+        Not a number where every frame saturates.
+    error : float32 array [row, column], counts/s
+        One standard deviation of the noise.
+
+    Raises
+    ------
+    CalibrationError
+        If all frames saturate over more than a tenth of the picture.
+    """
+    frames = yield Measure([Exposure(slm, shown, t, {"for": purpose}) for t in sorted(times)], "exposure series")
+    gain, read = 1.0, 1.0
+    top = 0.97 * full_scale(facts)
+    if "gain" in facts.calibrations:
+        gain = float(facts.calibrations["gain"]["gain"])
+        top = min(top, 0.97 * float(facts.calibrations["gain"]["saturation"]))
+    if "dark" in facts.calibrations:
+        read = float(facts.calibrations["dark"]["read_noise"])
+    weight = np.zeros(frames[0].data.shape)
+    light = np.zeros(frames[0].data.shape)
+    for frame in frames:
+        seconds = frame.exposure_s
+        counts, good = signal(facts, frame).astype(np.float64), frame.data < top
+        known = np.divide(light, weight, out=np.zeros_like(light), where=weight > 0)
+        both = good & (weight > 0) & (known * seconds > 0.1 * top)
+        if both.sum() >= 100:  # the same light twice: by how much did the laser change?
+            counts *= float((known[both] * seconds).sum() / counts[both].sum())
+        # photons by what is known of the pixel, not by this frame's own count: that would favour low ones
+        expected = np.maximum(np.where(weight > 0, known * seconds, uniform_filter(counts, 3)), 0)
+        variance = (expected / gain + read**2) / seconds**2
+        light += np.where(good, counts / seconds / variance, 0)
+        weight += np.where(good, 1 / variance, 0)
+    if float((weight == 0).mean()) > 0.1:
+        raise CalibrationError(
+            f"exposure series: {100 * float((weight == 0).mean()):.0f} % of the picture saturates at the shortest "
+            f"exposure, {min(times):g} s: add a shorter one"
+        )
+    seen = weight > 0
+    rate = np.where(seen, light / np.where(seen, weight, 1), np.nan)
+    error = np.where(seen, 1 / np.sqrt(np.where(seen, weight, 1)), np.nan)
+    return rate.astype(np.float32), error.astype(np.float32)
+
+
 def dark_level(facts: BenchFacts, frame: Frame) -> float:
     """Typical count without light: from the dark calibration, else the frame's own lower quantile."""
     if "dark" in facts.calibrations:
