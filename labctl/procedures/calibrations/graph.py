@@ -35,6 +35,12 @@ BUILT_IN: Mapping[str, str] = {
     "registration": "registration:Registration",
     "gain": "gain:Gain",
     "fourier-centre": "fourier_centre:FourierCentre",
+    "input-response": "input_response:InputResponse",
+    "fourier-plane": "fourier_plane:FourierPlane",
+    "slm-response": "slm_response:SlmResponse",
+    "wavefront": "wavefront:Wavefront",
+    "pupil": "pupil:Pupil",
+    "stability": "stability:Stability",
     "reference": "check:Reference",
 }
 """Kind -> module here, and class, in the order in which they are measured where their needs and uses leave a choice."""
