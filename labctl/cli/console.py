@@ -90,6 +90,14 @@ class ProgressObserver:
             case _:
                 pass
 
+    def hide(self) -> None:
+        """Take the bar away, while something else is written there."""
+        self._bar.stop()
+
+    def show(self) -> None:
+        """Put it back."""
+        self._bar.start()
+
     def log(self, text: str, level: str = "info") -> None:
         """A line above the bar."""
         if level == "debug" or (self._quiet and level == "info"):

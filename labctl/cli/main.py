@@ -20,6 +20,7 @@ FAILED, MISUSED, DEFECT, STOPPED = 1, 2, 70, 130
 
 BENCH, MODELS, LAB = "At the bench", "Models and data", "This machine"
 COMMANDS = {
+    "align": Lazy("labctl.cli.align:align", "Align a bench, screw by screw, each with a live figure of merit."),
     "calibrate": Lazy(
         "labctl.cli.calibrate:calibrate", "Calibrate a bench: what is missing, stale or out of limits; check it."
     ),
@@ -37,7 +38,7 @@ COMMANDS = {
     "doctor": Lazy("labctl.cli.doctor:doctor", "Say what this machine lacks, and the line that installs it."),
 }
 PANELS = {
-    **dict.fromkeys(("calibrate", "deploy", "evaluate", "run", "bench", "devices", "runs"), BENCH),
+    **dict.fromkeys(("align", "calibrate", "deploy", "evaluate", "run", "bench", "devices", "runs"), BENCH),
     **dict.fromkeys(("models", "train", "data"), MODELS),
     "doctor": LAB,
 }

@@ -42,12 +42,16 @@ class Exposure:
         Exposure time, s; None takes the bench file's.
     tag : mapping
         What the frame is for; it is recorded with the frame. JSON values only.
+    settle_s : float or None
+        How long after the last change of a pattern the exposure may begin, s; None waits until both panels have settled,
+        as the bench file says. A frame's ``started - shown_slm`` is how long it really was.
     """
 
     slm: Gray | None = None
     input: Gray | None = None
     exposure_s: float | None = None
     tag: Mapping[str, Any] = field(default_factory=dict)
+    settle_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +133,7 @@ class Adjustment:
 
 MEANWHILE = "measure"
 """The answer to a prompt with `wait_s` when that time is over: nothing was chosen yet."""
-AT_ITS_END = "at its end"
+AT_ITS_END = "end of travel"
 """The answer to a prompt with `adjust` where the screw goes no further; such a prompt has it among its options."""
 
 

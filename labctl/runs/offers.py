@@ -73,6 +73,12 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class AlignParameters(Parameters):
+    only: Annotated[
+        list[Literal["light", "slm", "input", "camera", "focus", "beam"]], Field(description="Steps to do; none: all.")
+    ] = []
+
+
 class DarkParameters(Parameters):
     frames: Annotated[int, Field(ge=2, description="Frames at each of two exposure times.")] = 6
     ratio: Annotated[float, Field(gt=1, description="Longer over shorter exposure time.")] = 20.0
@@ -319,6 +325,12 @@ def _calibrations(known: Mapping[str, Offer]) -> dict[str, Offer]:
     }
 
 
+def _align(parameters: AlignParameters, _workspace: Workspace, _config: BenchConfig) -> Prepared:
+    from labctl.procedures.align import Align
+
+    return Prepared(Align(tuple(parameters.only)))
+
+
 def _evaluate(parameters: EvaluateParameters, workspace: Workspace, _config: BenchConfig) -> Prepared:
     from labctl.optics.encoders import EncoderSpec
     from labctl.procedures.evaluate import Evaluate
@@ -353,6 +365,7 @@ BUILT_IN = (
         "evaluate", "Show a model on the bench as it is calibrated, and count its right answers.", EvaluateParameters,
         _evaluate,
     ),
+    Offer("align", "Find the light, centre SLM and input, square and focus the camera.", AlignParameters, _align),
     Offer("demo", "Calibrate, deploy, capture test images, refit, and compare.", DemoParameters, _demo),
     Offer("dark", "What the camera reads without light.", DarkParameters, partial(_calibration, "Dark")),
     Offer(
