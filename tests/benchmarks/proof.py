@@ -24,7 +24,7 @@ from labctl.devices.faults import Fault, FaultPlan
 from labctl.learning.data import ImageSet
 from labctl.optics.detection import expected_tiles
 from labctl.optics.fidelity import pearson
-from labctl.procedures.calibrations.sequence import Calibrate
+from labctl.procedures.calibrations.sequence import BASIC, Calibrate
 from labctl.procedures.deployment import Deployment, Reader, compile_deployment, show_image
 from labctl.procedures.evaluate import Task
 from labctl.procedures.exposing import signal
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     bench, _ = opened(args)
-    records = Engine(bench).run(Calibrate()).records
+    records = Engine(bench).run(Calibrate(only=BASIC)).records
     bench.with_calibrations({record.kind: record for record in records})
     task: Task = prepare_task("fashion-mnist-sclc", find().models, images=args.images, train=40)
     deployment = compile_deployment(task.kernels, bench.facts, image=(28, 28), detection=task.detection)
