@@ -18,6 +18,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="No bars; the result as JSO
 EncoderName = Annotated[str, typer.Option(help="double-phase, off-axis or phase-only.")]
 WatchPolicy = Literal["off", "log", "correct", "recalibrate"]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take; use no device, write nothing.")]
+Correct = Annotated[
+    bool | None,
+    typer.Option(
+        "--correct/--plain", help="Whether to make the masks through the bench's twin; default: if it has one."
+    ),
+]
 Ceiling = Annotated[float, typer.Option(min=0.05, max=1.0, help="Modulus shown as full depth, of the largest.")]
 
 
@@ -27,6 +33,7 @@ def deploy(
     encoder: EncoderName = "double-phase",
     ceiling: Ceiling = 0.8,
     uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Trust the bench file alone.")] = False,
+    correct: Correct = None,
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
@@ -43,7 +50,7 @@ def deploy(
         costs = check_fit(task.bundle, facts)
         made = compile_model(
             task.kernels, facts, image=task.image, detection=task.detection, encoder=EncoderSpec(encoder, ceiling),
-            calibrated=not uncalibrated,
+            calibrated=not uncalibrated, corrected=correct,
         )  # fmt: skip
         fidelity = fidelity_of(made, task.train.images, facts)
         folders = [keep_deployment(workspace.root / ".labctl" / "deployments", part) for part in made]
@@ -84,6 +91,7 @@ def evaluate(
     encoder: EncoderName = "double-phase",
     ceiling: Ceiling = 0.8,
     uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Trust the bench file alone.")] = False,
+    correct: Correct = None,
     proof: Annotated[bool, typer.Option("--proof", help="Each frame must prove its patterns by a code.")] = False,
     watch: Annotated[
         WatchPolicy, typer.Option(help="About a bench that changes: off, log, correct, recalibrate.")
@@ -96,7 +104,7 @@ def evaluate(
     """Show a model on a bench as it is calibrated now, and count its right answers on test images."""
     wanted = {
         "model": model, "images": images, "seed": seed, "encoder": encoder, "ceiling": ceiling,
-        "calibrated": not uncalibrated, "watch": watch, "watch_every": watch_every,
+        "calibrated": not uncalibrated, "watch": watch, "watch_every": watch_every, "corrected": correct,
     }  # fmt: skip
     if dry_run:
         say_procedure(bench, "evaluate", wanted, yes=yes, as_json=json)

@@ -68,9 +68,28 @@ class EncoderSpec:
         ModelError
             If no encoder has this name.
         """
+        return self._encoder()(field, self.ceiling)
+
+    def shown(self, modulation: Complex[Tensor, "row column"]) -> Float[Tensor, "row column"]:
+        """The phase pattern (rad) of a modulation whose modulus is already the depth to be shown, 0 to 1.
+
+        Raises
+        ------
+        ModelError
+            If no encoder has this name.
+        """
+        # a ceiling that undoes the encoders' own normalisation
+        return self._encoder()(modulation, 1 / max(float(modulation.abs().max()), 1e-30))
+
+    def _encoder(self) -> Encoder:
         if self.name not in ENCODERS:
             raise ModelError(f"no encoder is called '{self.name}': there are {', '.join(sorted(ENCODERS))}")
-        return ENCODERS[self.name](field, self.ceiling)
+        return ENCODERS[self.name]
+
+
+def wrapped(phase: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The same phase in [0, 2 pi)."""
+    return torch.remainder(phase, TWO_PI)
 
 
 def _normalised(field: Tensor, ceiling: float) -> tuple[Tensor, Tensor]:

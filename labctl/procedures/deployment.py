@@ -24,6 +24,7 @@ from labctl.optics.detection import Detection, maps_from_intensity, shown_amplit
 from labctl.optics.encoders import EncoderSpec, gray_from_phase
 from labctl.optics.sampling import REACH
 from labctl.optics.tiles import Layout, arrange, slm_field
+from labctl.procedures.correction import Correction, correct
 from labctl.procedures.exposing import signal
 from labctl.procedures.messages import Gray
 
@@ -65,6 +66,8 @@ class Deployment:
         Of the image, that the panel shows with this pattern.
     first : int
         Map of the model that the first tile belongs to.
+    correction : Correction or None
+        What the twin knows of panel and camera; None where masks were made without it.
     """
 
     pattern: Gray
@@ -83,6 +86,7 @@ class Deployment:
     digest: str
     channel: int = 0
     first: int = 0
+    correction: Correction | None = None
 
     @property
     def maps(self) -> slice:
@@ -99,6 +103,7 @@ def compile_deployment(
     encoder: EncoderSpec | None = None,
     block: tuple[int, int] = (2, 2),
     calibrated: bool = True,
+    corrected: bool | None = None,
     margin_px: int = MARGIN_PX,
     channel: int = 0,
     first: int = 0,
@@ -115,6 +120,9 @@ def compile_deployment(
         Panel pixels per image pixel.
     calibrated : bool
         Use the bench's registration and Fourier centre; False trusts the bench file, as an unaligned bench would.
+    corrected : bool, optional
+        Make the masks for the bench as its twin knows it: response of the SLM, aberrations, crosstalk, registration,
+        response of input panel and camera. Default: where the bench has a `twin` record. Takes some ten seconds.
     margin_px : int
         Camera pixels read around the tiles.
     channel, first : int
@@ -143,9 +151,17 @@ def compile_deployment(
     else:
         place, steer = geometry.nominal_input_to_camera(), geometry.nominal_carrier_to_camera()
         centre = geometry.slm.centre
-    field, scale = slm_field(tiles, layout, geometry, centre=centre, compensate=detection.coherent)
-    phase = encoder.encode(field)
-    corner = tuple((geometry.input.shape[i] - image[i] * block[i]) // 2 for i in (0, 1))
+    row, column = ((geometry.input.shape[i] - image[i] * block[i]) // 2 for i in (0, 1))
+    correction = None
+    if corrected is None:
+        corrected = calibrated and detection.coherent and "twin" in facts.calibrations
+    if corrected:
+        made = correct(tiles, layout, facts, corner=(row, column), encoder=encoder)
+        phase, scale, correction = made.phase, made.scale, made.correction
+        place, steer, centre = made.input_to_camera, made.carrier_to_camera, made.centre
+    else:
+        field, scale = slm_field(tiles, layout, geometry, centre=centre, compensate=detection.coherent)
+        phase = encoder.encode(field)
     found = Deployment(
         pattern=gray_from_phase(phase, facts.slm_levels),
         phase=phase.numpy(),
@@ -157,12 +173,13 @@ def compile_deployment(
         centre=centre,
         input_to_camera=np.asarray(place, float),
         carrier_to_camera=np.asarray(steer, float),
-        corner=(corner[0], corner[1]),
+        corner=(row, column),
         window=(0, 0, 0, 0),
         calibrated=calibrated,
         digest="",
         channel=channel,
         first=first,
+        correction=correction,
     )
     return replace(found, window=_window(found, facts, margin_px), digest=_digest(found, facts))
 
@@ -212,8 +229,10 @@ def show_image(image: Float[Tensor, "y x"], facts: BenchFacts, deployment: Deplo
     """
     layout = deployment.layout
     levels = facts.input_levels - 1
-    amplitude = shown_amplitude(image.clamp(0, 1), deployment.detection)
-    blocks = np.rint(amplitude.numpy() * levels).repeat(layout.block[0], 0).repeat(layout.block[1], 1)
+    amplitude = shown_amplitude(image.clamp(0, 1), deployment.detection).numpy()
+    correction = deployment.correction
+    gray = amplitude * levels if correction is None else correction.gray(amplitude)
+    blocks = np.rint(gray).repeat(layout.block[0], 0).repeat(layout.block[1], 1)
     shown = np.zeros(facts.geometry.input.shape, np.uint8 if levels < 256 else np.uint16)
     r, c = deployment.corner
     shown[r : r + blocks.shape[0], c : c + blocks.shape[1]] = blocks
@@ -249,7 +268,9 @@ class Reader:
         picture = signal(self._facts, frame)
         read = self._weights @ picture.ravel()
         shape = (len(self.deployment.kernels), *self.deployment.layout.image)
-        return torch.from_numpy((read / (frame.exposure_s * frame.light)).astype(np.float32).reshape(shape))
+        found = torch.from_numpy((read / (frame.exposure_s * frame.light)).astype(np.float32).reshape(shape))
+        correction = self.deployment.correction
+        return found if correction is None else found / correction.response
 
     def maps(self, frame: Frame) -> Float[Tensor, "maps y x"]:
         """The maps `deployment.maps` of one channel, in the units of ``conv2d(image, kernels)`` (or of its square)."""
@@ -258,11 +279,24 @@ class Reader:
     def maps_of(self, intensity: Float[Tensor, "*batch tiles y x"]) -> Float[Tensor, "*batch maps y x"]:
         """The same of what `intensity` gave."""
         deployment = self.deployment
-        return maps_from_intensity(intensity, deployment.scale * self.gain, deployment.detection)
+        found = maps_from_intensity(intensity, deployment.scale * self.gain, deployment.detection)
+        if (pedestal := self._pedestal()) is None:
+            return found
+        positive, negative = pedestal.chunk(2)
+        return found - (positive - negative)[:, None, None]
+
+    def _pedestal(self) -> Float[Tensor, " tiles"] | None:
+        """What black adds to the tiles' amplitudes; None where it is none, or cannot be told from what is read."""
+        deployment = self.deployment
+        if deployment.correction is None or deployment.detection is not Detection.PAIRED:
+            return None
+        return deployment.correction.pedestal(deployment.kernels)
 
     def fit(self, intensity: Float[Tensor, "n tiles y x"], expected: Float[Tensor, "n tiles y x"]) -> Reader:
         """A reader whose gain makes captures as strong as expected amplitudes, on average over everything."""
         got = (intensity.clamp(min=0) * self.deployment.scale[:, None, None] ** 2).sum()
+        if (pedestal := self._pedestal()) is not None:
+            expected = expected + pedestal[:, None, None]
         if float(got) <= 0:
             raise CalibrationError(
                 "no light where the tiles should be: calibrate the bench, and check laser and shutter"
@@ -318,6 +352,10 @@ def _digest(deployment: Deployment, facts: BenchFacts) -> str:
     ):  # fmt: skip
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(repr((deployment.layout, deployment.detection, deployment.encoder, deployment.corner)).encode())
+    if (correction := deployment.correction) is not None:
+        for array in (correction.amplitude, correction.shade, correction.response.numpy()):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(repr((correction.black, correction.white)).encode())
     if deployment.channel or deployment.first:
         digest.update(repr((deployment.channel, deployment.first)).encode())
     return digest.hexdigest()

@@ -208,9 +208,12 @@ def deploy(
     facts: BenchFacts,
     *,
     calibrated: bool = True,
+    corrected: bool | None = None,
     encoder: EncoderSpec | None = None,
 ) -> Steps[Deployed]:
     """Compile the model, show it, find exposure times and gains, one of each per pattern; training images only.
+
+    `corrected` is as in `labctl.procedures.deployment.compile_deployment`.
 
     Raises
     ------
@@ -222,8 +225,9 @@ def deploy(
     for cost in check_fit(task.bundle, facts):
         yield Log(cost, "warning")
     patterns = compile_model(
-        task.kernels, facts, image=task.image, detection=task.detection, encoder=encoder, calibrated=calibrated
-    )
+        task.kernels, facts, image=task.image, detection=task.detection, encoder=encoder, calibrated=calibrated,
+        corrected=corrected,
+    )  # fmt: skip
     yield from laser_on(facts)
     parts = []
     for number, deployment in enumerate(patterns, 1):
@@ -232,6 +236,8 @@ def deploy(
             f"{task.model}{which}: {len(deployment.kernels)} tiles by {deployment.encoder.name}, "
             f"deployment {deployment.digest[:12]}, camera window {deployment.window}"
         )
+        if (correction := deployment.correction) is not None:
+            yield Log("masks made through the twin: {:.2%} as wanted, {:.2%} before".format(*correction.match[::-1]))
     window = _around([deployment.window for deployment in patterns])
     yield Set("camera", "window", window)
     for deployment in patterns:
@@ -354,6 +360,8 @@ class Evaluate:
     task : Task
     calibrated : bool
         Use the bench's calibrations.
+    corrected : bool, optional
+        Make the masks through the bench's twin; default: where it has one.
     encoder : EncoderSpec
     watch : Watch
         What is done about a bench that changes meanwhile.
@@ -361,6 +369,7 @@ class Evaluate:
 
     task: Task
     calibrated: bool = True
+    corrected: bool | None = None
     encoder: EncoderSpec = field(default_factory=EncoderSpec)
     watch: Watch = field(default_factory=Watch)
 
@@ -376,7 +385,7 @@ class Evaluate:
         from labctl.procedures.watching import capture_watched
 
         def deployed_on(known: BenchFacts) -> Steps[Deployed]:
-            return deploy(self.task, known, calibrated=self.calibrated, encoder=self.encoder)
+            return deploy(self.task, known, calibrated=self.calibrated, corrected=self.corrected, encoder=self.encoder)
 
         seen = facts if self.calibrated else uncalibrated(facts)
         backend = self.task.bundle.student.backend

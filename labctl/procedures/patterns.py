@@ -62,6 +62,7 @@ def compile_model(
     encoder: EncoderSpec | None = None,
     block: tuple[int, int] = (2, 2),
     calibrated: bool = True,
+    corrected: bool | None = None,
     tiles: int | None = None,
 ) -> tuple[Deployment, ...]:
     """Compile a model's kernels into as many patterns as they take.
@@ -71,6 +72,7 @@ def compile_model(
     kernels : float tensor [maps, channels, ky, kx]
         Signed kernels in ``conv2d``'s convention.
     image, block : (y, x)
+    corrected : bool, optional
         See `compile_deployment`.
     tiles : int, optional
         At most so many tiles in a pattern; default: as many as the bench holds.
@@ -97,7 +99,7 @@ def compile_model(
     return tuple(
         compile_deployment(
             kernels[first:end, channel : channel + 1], facts, image=image, detection=detection, encoder=encoder,
-            block=block, calibrated=calibrated, channel=channel, first=first,
+            block=block, calibrated=calibrated, corrected=corrected, channel=channel, first=first,
         )
         for channel in range(channels)
         for first, end in pairwise(edges)

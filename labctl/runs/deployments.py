@@ -50,6 +50,14 @@ def keep_deployment(folder: Path, deployment: Deployment) -> Path:
                 ("carrier_to_camera", deployment.carrier_to_camera, "camera px per (cycle per SLM px)"),
             ):
                 file.create_dataset(name, data=value).attrs["unit"] = unit
+            if (correction := deployment.correction) is not None:
+                for name, value, unit in (
+                    ("input_amplitude", correction.amplitude, "amplitude of each gray level, white is 1"),
+                    ("input_shade", correction.shade, "amplitude of white image pixels"),
+                    ("response", correction.response.numpy(), "intensity read over intensity there"),
+                ):
+                    file.create_dataset(name, data=value).attrs["unit"] = unit
+                file.attrs["shown_black_and_white"] = (correction.black, correction.white)
             file.attrs["digest"] = deployment.digest
             file.attrs["detection"] = deployment.detection.value
             file.attrs["encoder"] = f"{deployment.encoder.name}, ceiling {deployment.encoder.ceiling}"

@@ -130,6 +130,9 @@ class ModelParameters(Parameters):
 
 class EvaluateParameters(ModelParameters):
     calibrated: Annotated[bool, Field(description="Use the bench's calibrations, or trust the bench file.")] = True
+    corrected: Annotated[
+        bool | None, Field(description="Make the masks through the bench's twin; absent: where it has one.")
+    ] = None
     watch: Annotated[WatchPolicy, Field(description="What is done about a bench that changes meanwhile.")] = "off"
     watch_every: Annotated[Positive, Field(description="Frames between two check exposures.")] = 100
 
@@ -340,9 +343,8 @@ def _evaluate(parameters: EvaluateParameters, workspace: Workspace, _config: Ben
     p = parameters
     task = prepare_task(p.model, workspace.models, images=p.images, train=p.train, seed=p.seed)
     watch = Watch(p.watch, p.watch_every)
-    return Prepared(
-        Evaluate(task, p.calibrated, EncoderSpec(p.encoder, p.ceiling), watch=watch), provenance(task, seed=p.seed)
-    )
+    procedure = Evaluate(task, p.calibrated, p.corrected, EncoderSpec(p.encoder, p.ceiling), watch)
+    return Prepared(procedure, provenance(task, seed=p.seed))
 
 
 def _demo(parameters: DemoParameters, workspace: Workspace, _config: BenchConfig) -> Prepared:

@@ -43,7 +43,7 @@ def prove(engine: Engine, procedure: Procedure[Any], *, provenance: Mapping[str,
     facts = bench.facts if procedure.calibrated else uncalibrated(bench.facts)
     patterns = compile_model(
         task.kernels, facts, image=task.image, detection=task.detection, encoder=procedure.encoder,
-        calibrated=procedure.calibrated,
+        calibrated=procedure.calibrated, corrected=procedure.corrected,
     )  # fmt: skip
     if len(patterns) > 1:
         raise ConfigError(
