@@ -30,6 +30,9 @@ SPREAD = 0.11
 """Spread of a mask's light, cycles per block, rms."""
 REACH = 0.36
 """Half the window that is read, cycles per block; half a cycle would be the blocks' own period."""
+LEAST_SIDE = 8
+"""Least side of a block, SLM pixels: narrower ones spread a pinhole's light so thinly that a panel's black outshines
+it."""
 FINE = 3
 """Points per camera pixel and axis over which its light is averaged."""
 FIRST, LAST = 2, 36
@@ -58,9 +61,9 @@ class Blocks:
 
     @staticmethod
     def of(facts: BenchFacts, count: int) -> Blocks:
-        """So many blocks along the SLM's shorter side."""
+        """So many blocks along the SLM's shorter side, or as many of `LEAST_SIDE` as there are."""
         shape = facts.geometry.slm.shape
-        side = max(1, min(shape) // count)
+        side = max(LEAST_SIDE, min(shape) // count)
         y, x = ((np.arange(n // side) - (n // side - 1) / 2) * side for n in shape)
         return Blocks(side, y.astype(np.float64), x.astype(np.float64))
 
