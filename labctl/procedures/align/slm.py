@@ -115,8 +115,9 @@ def offset(share: float) -> float:
         In units of the distance from the spot's middle to its first zero; the spot is a square's, sinc².
     """
     t = np.linspace(-1, 1, 401)
-    before = np.cumsum(np.sinc(t) ** 2)
-    before = (before - before[0]) / (before[-1] - before[0])
+    light = np.sinc(t) ** 2
+    before = np.concatenate([[0.0], np.cumsum(light[1:] + light[:-1])])
+    before /= before[-1]
     return -float(np.interp(np.clip(share, 0, 1), before, t))
 
 
