@@ -31,7 +31,7 @@ settle
     time of the phase, which depends on the step: its truth is the span from a small step to 2 pi.
 crosstalk
     Full width at half maximum of the Gaussian whose samples at whole pixels, normalised, blur the phase.
-flat field, uniformity
+flat field, uniformity, pupil
     Relative, each scaled to the other by least squares.
 """
 
@@ -367,11 +367,11 @@ def input_error(record: CalibrationRecord, known: Known) -> Figures:
 
 
 def pupil_error(record: CalibrationRecord, known: Known) -> Figures:
-    """Amplitude over the SLM, rms of the largest."""
+    """Amplitude over the SLM, rms of its mean."""
     places = _spread_out(known.geometry.slm.shape)
     found = over(record, "amplitude", places)
     true = known.pupil[np.ix_(*places)]
-    return {"amplitude (rms)": _rms(found / found.max() - true / true.max())}
+    return {"amplitude (rms)": _relative(found, true)}
 
 
 def flat_error(record: CalibrationRecord, known: Known) -> Figures:

@@ -274,8 +274,11 @@ def read_record(group: h5py.Group) -> CalibrationRecord:
 
 
 def _value(data: h5py.Dataset) -> NDArray[Any]:
-    found = data[()]
-    return np.asarray(found.decode() if isinstance(found, bytes) else found)
+    found, text = data[()], h5py.check_string_dtype(data.dtype)
+    # text is kept in strings of any length; bytes of a fixed length were bytes
+    return np.asarray(
+        found.decode() if text is not None and text.length is None and isinstance(found, bytes) else found
+    )
 
 
 def read_folder(folder: Path) -> tuple[dict[str, CalibrationRecord], dict[str, str]]:

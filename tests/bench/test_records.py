@@ -204,3 +204,11 @@ def test_the_sections_of_a_bench_file_change_with_what_matters_only() -> None:
     other = CONFIG.slm.model_copy(update={"driver": "slmsuite:holoeye.Holoeye"})
     after = CONFIG.model_copy(update={"slm": other}).sections()
     assert [name for name in before if before[name] != after[name]] == ["slm"]
+
+
+def test_text_and_bytes_come_back_as_they_went(tmp_path: Path) -> None:
+    """Or else the hash would call a file damaged that nobody touched."""
+    for value in (np.asarray("speckle"), np.asarray(b"speckle")):
+        made = CalibrationRecord("wavefront", "b", {"method": value}, {"method": "name"})
+        path = save_record(tmp_path / "b", made)
+        assert load_record(path)["method"].dtype == value.dtype
