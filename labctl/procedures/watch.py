@@ -15,7 +15,7 @@ next measurement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -149,6 +149,11 @@ class Watcher:
     since: int = 0
 
     @property
+    def new(self) -> bool:
+        """Whether it has not looked yet."""
+        return self._mean is None
+
+    @property
     def latest(self) -> Drift | None:
         """The last finding."""
         return self.found[-1] if self.found else None
@@ -236,35 +241,41 @@ def watched(steps: Steps[Result], watcher: Watcher) -> Steps[Result]:
             except StopIteration as stop:
                 return cast("Result", stop.value)
             failure = None
-            if isinstance(message, Measure) and (watcher.since >= watcher.watch.every or watcher._mean is None):
-                drift = yield from watcher.look()
-                wrong = "" if drift is None else watcher.wrong(drift)
-                if wrong and drift is not None and watcher.watch.policy == "recalibrate":
-                    failure = Drifted(wrong, drift)
-                    continue
-                if wrong:
-                    yield Log(f"watch: {wrong}: calibrate again", "warning")
             try:
-                answer = yield message
+                answer = (yield from _measured(message, watcher)) if isinstance(message, Measure) else (yield message)
             except Exception as error:  # the procedure's to deal with
                 failure = error
-                continue
-            if isinstance(message, Measure):
-                watcher.since += len(message.exposures)
-                answer = _Corrected(answer, watcher)
     finally:
         steps.close()
+
+
+def _measured(message: Measure, watcher: Watcher) -> Steps[Sequence[Frame]]:
+    """A measurement, cut up where a check exposure is due."""
+    rest, parts = list(message.exposures), list[tuple[Sequence[Frame], Watcher]]()
+    while rest or not parts:
+        if watcher.since >= watcher.watch.every or watcher.new:
+            drift = yield from watcher.look()
+            wrong = "" if drift is None else watcher.wrong(drift)
+            if wrong and drift is not None and watcher.watch.policy == "recalibrate":
+                raise Drifted(wrong, drift)
+            if wrong:
+                yield Log(f"watch: {wrong}: calibrate again", "warning")
+        room = watcher.watch.every - watcher.since
+        now, rest = rest[:room], rest[room:]
+        frames = yield replace(message, exposures=now)
+        watcher.since += len(now)
+        parts.append((frames, replace(watcher, found=watcher.found[-1:])))
+    return _Corrected(parts)
 
 
 class _Corrected(Sequence[Frame]):
     """Frames that say what the watch had found when they were asked for; each is waited for when it is looked at."""
 
-    def __init__(self, frames: Sequence[Frame], watcher: Watcher) -> None:
-        self._frames = frames
-        self._watcher = replace(watcher, found=watcher.found[-1:])
+    def __init__(self, parts: Sequence[tuple[Sequence[Frame], Watcher]]) -> None:
+        self._places = [(frames, i, watcher) for frames, watcher in parts for i in range(len(frames))]
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._places)
 
     @overload
     def __getitem__(self, index: int) -> Frame: ...
@@ -272,11 +283,9 @@ class _Corrected(Sequence[Frame]):
     def __getitem__(self, index: slice) -> Sequence[Frame]: ...
     def __getitem__(self, index: int | slice) -> Frame | Sequence[Frame]:
         if isinstance(index, slice):
-            return [self._watcher.corrected(frame) for frame in self._frames[index]]
-        return self._watcher.corrected(self._frames[index])
-
-    def __iter__(self) -> Iterator[Frame]:
-        return (self._watcher.corrected(frame) for frame in self._frames)
+            return [watcher.corrected(frames[i]) for frames, i, watcher in self._places[index]]
+        frames, i, watcher = self._places[index]
+        return watcher.corrected(frames[i])
 
 
 def align(start: Picture, now: Picture) -> tuple[float, tuple[float, float], Picture]:
