@@ -61,49 +61,47 @@ def linearity(frames: list[NDArray[np.float32]], times: list[float], full: float
     below = [n for n, peak in enumerate(peaks) if peak < 0.9 * full]
     if len(below) < 4:
         return None
-    master = np.mean([stack[n] / when[n] for n in below[len(below) // 2 :]], axis=0)
-    bright = float(np.quantile(master, 0.9995))
-    edges = np.geomspace(0.15, 1.0, GROUPS + 1) * bright
+    master = np.mean([stack[n] / when[n] for n in below], axis=0)
+    edges = np.geomspace(0.15, 1.0, GROUPS + 1) * float(np.quantile(master, 0.9995))
     groups = [mask for a, b in pairwise(edges) if (mask := (master >= a) & (master < b)).sum() >= 30]
     if len(groups) < 4:
         return None
     counts = np.array([[float(frame[mask].mean()) for frame in stack] for mask in groups])  # [group, frame]
-    known = counts[:, below]
-    light, brightness = when[below] / when[below].mean(), known.mean(1)
-    strong = known > 0.08 * full
-    for _ in range(50):  # alternating least squares of the logarithms would weigh the dim ones too much
-        brightness = (known * light * strong).sum(1) / np.maximum((light**2 * strong).sum(1), 1e-12)
-        light = (known * brightness[:, None] * strong).sum(0) / np.maximum(
-            (brightness[:, None] ** 2 * strong).sum(0), 1e-12
+    sure = (counts > 0.08 * full) & (counts < 0.5 * full)  # whatever happens at the top
+    brightness = np.array([float(master[mask].mean()) for mask in groups])
+    light = when.copy()
+    for _ in range(50):  # alternating least squares; of logarithms it would weigh the dim ones too much
+        light = np.where(
+            sure.any(0),
+            (counts * brightness[:, None] * sure).sum(0) / np.maximum((brightness[:, None] ** 2 * sure).sum(0), 1e-12),
+            light,
         )
-        light = light / light.mean()
-    usable = strong.sum(0) >= 2
-    model = brightness[:, None] * light
-    bent = np.where(strong & usable, known / np.maximum(model, 1e-9) - 1, 0.0)
-    x, y = np.log(when[below][usable]), np.log(light[usable])
+        told = sure.any(1)
+        brightness = np.where(
+            told, (counts * light * sure).sum(1) / np.maximum((light**2 * sure).sum(1), 1e-12), brightness
+        )
+    used = sure.sum(0) >= 2
+    if used.sum() < 4:
+        return None
+    x, y = np.log(when[used]), np.log(light[used])
     (slope, level), covariance = np.polyfit(x, y, 1, cov="unscaled")
     scatter = float(np.std(y - slope * x - level) * np.sqrt(len(x) / max(1, len(x) - 2)))
-    span = float(np.ptp(x))
     exponent_error = scatter * float(np.sqrt(covariance[0, 0]))
-    power = max(0.0, abs(slope - 1) - exponent_error) * span / 2
+    # where few groups say how bright a frame was, its exposure time does
+    believed = np.where(used, light, np.exp(slope * np.log(when) + level))
+    promised = brightness[:, None] * believed
+    short = (counts < (1 - STRAIGHT) * promised) & (promised > 0.3 * full)
+    saturation = float(counts[short].min()) if short.any() else float("inf")
+    straight = (counts > 0.08 * full) & (counts < 0.95 * min(saturation, full))
+    bent = np.where(straight, counts / np.maximum(promised, 1e-9) - 1, 0.0)
     worst, error = 0.0, 0.0
-    place = known / full
+    place = counts / full
     for a, b in pairwise(np.linspace(0.08, 0.9, 7)):  # one group in one frame also shows what moved in the scene
-        inside = strong & usable & (place >= a) & (place < b)
+        inside = straight & (place >= a) & (place < b)
         if inside.sum() >= 3:
             mean = float(np.abs(bent[inside].mean()))
             if mean > worst:
                 worst, error = mean, float(bent[inside].std() / np.sqrt(inside.sum() / 3))
-    return Linearity(
-        worst + power,
-        float(np.hypot(error, exponent_error * span / 2)),
-        _saturation(counts, brightness, when, x, y, full),
-    )
-
-
-def _saturation(counts: Array, brightness: Array, when: Array, x: Array, y: Array, full: float) -> float:
-    """Lowest level at which counts fall short of brightness times the light that the time promises."""
-    level = float(np.mean(y - x))
-    promised = brightness[:, None] * np.exp(np.log(when)[None] + level)
-    short = (counts < (1 - STRAIGHT) * promised) & (promised > 0.5 * full)
-    return float(counts[short].min()) if short.any() else float("inf")
+    span = float(np.ptp(x))
+    power = max(0.0, abs(slope - 1) - exponent_error) * span / 2
+    return Linearity(worst + power, float(np.hypot(error, exponent_error * span / 2)), saturation)
