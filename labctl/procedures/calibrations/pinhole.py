@@ -157,6 +157,9 @@ def expose_for(
     for _ in range(tries):
         (frame,) = yield Measure([Exposure(slm, shown, exposure, {"for": f"{kind}, exposure"})], "exposure")
         dark = dark_level(facts, frame)
+        if dark > 0.5 * top and exposure > SHORTEST_S:  # no dark pixel left
+            exposure = max(0.1 * exposure, SHORTEST_S)
+            continue
         found = max(level(signal(facts, frame), frame), 0.0)
         wanted = target * (top - dark)
         if 0.7 * wanted < found < 1.25 * wanted or (exposure >= longest and found > 0.25 * wanted):

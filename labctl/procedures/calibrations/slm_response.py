@@ -98,7 +98,7 @@ class SlmResponse:
         for periods, pairs in self._series(facts):
             gratings = Gratings.regular(facts, side, periods)
             light = yield from self._light(facts, source, gratings, pairs)
-            groups.append(_Group.of(gratings, np.array(pairs), light))
+            groups.append(Group.of(gratings, np.array(pairs), light))
         found = _Fit.of(facts, gratings, source.side, groups, self.knots).solve()
         if not np.isfinite(found.residual) or found.residual > self.limits["residual"]:
             raise CalibrationError(
@@ -171,7 +171,7 @@ class _Found:
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
+class Group:
     """What was seen with one set of gratings."""
 
     pairs: NDArray[np.int_]
@@ -181,10 +181,10 @@ class _Group:
     """Of each region, for each of `WIDTHS`."""
 
     @staticmethod
-    def of(gratings: Gratings, pairs: NDArray[np.int_], light: NDArray[np.float64]) -> _Group:
+    def of(gratings: Gratings, pairs: NDArray[np.int_], light: NDArray[np.float64]) -> Group:
         count = len(gratings.carriers)
         shares = [[Share.of(gratings, n, float(width)) for width in WIDTHS] for n in range(count)]
-        return _Group(pairs, light / light.max(0), shares)
+        return Group(pairs, light / light.max(0), shares)
 
     def misses(self, phase: NDArray[np.float64], stroke: NDArray[np.float64], width: float) -> NDArray[np.float64]:
         """Light less what is expected with the best gain and floor of each region."""
@@ -206,7 +206,7 @@ class _Group:
 class _Fit:
     """Least squares over ``light[frame, region] = gain[region] |c1(stroke[region] (phi[a] - phi[b]))|^2 + floor``."""
 
-    groups: list[_Group]
+    groups: list[Group]
     at: NDArray[np.float64]
     levels: int
     basis: NDArray[np.float64]
@@ -215,7 +215,7 @@ class _Fit:
     """The same polynomials on the coarse grid [y, x, term]."""
 
     @staticmethod
-    def of(facts: BenchFacts, gratings: Gratings, side: int, groups: list[_Group], knots: int) -> _Fit:
+    def of(facts: BenchFacts, gratings: Gratings, side: int, groups: list[Group], knots: int) -> _Fit:
         count = len(gratings.carriers)
         weight = source_profiles(facts, side, fourier_centre(facts))
         means = np.array([gratings.mean_over(n, (weight[0] ** 2, weight[1] ** 2)) for n in range(count)])[:, 1:]

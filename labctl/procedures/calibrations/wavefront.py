@@ -88,7 +88,7 @@ class Masks:
         def bright(picture: NDArray[np.float32], _: Frame) -> float:
             return float(np.quantile(picture, 0.999))
 
-        exposure = yield from expose_for(facts, kind, shown[0], source.shown, bright, target=0.5)
+        exposure = yield from expose_for(facts, kind, shown[0], source.shown, bright, target=0.3)
         frames = yield Measure(
             [
                 Exposure(pattern, source.shown, exposure, {"for": kind, "mask": n, "seed": self.seed})
@@ -98,7 +98,7 @@ class Masks:
         )
         yield Set("camera", "window", None)
         full = max(float(np.mean(frame.data >= 0.98 * full_scale(facts))) for frame in frames)
-        if full > 1e-3:
+        if full > 5e-3:
             raise CalibrationError(f"{kind}: {100 * full:.1f} % of the pixels are saturated: is the laser steady?")
         fitted = self._model(facts, source, blocks, phases[:-HELD_BACK], frames[:-HELD_BACK])
         solved = solve(facts, blocks, fitted, known=known)
