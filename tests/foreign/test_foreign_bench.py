@@ -6,34 +6,62 @@ Its makers know what it is (`foreign_known`); the tolerances say how near each c
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fourlab
 import numpy as np
 import pytest
+import torch
 from foreign_known import known_of
 from scoring_truth import score
 
-from labctl.bench import Bench
+from calibration import HeldOut, available
+from labctl.bench import Bench, open_bench
 from labctl.bench.records import CalibrationRecord
-from labctl.procedures import calibrations
+from labctl.config.load import parse_bench
+from labctl.errors import CalibrationError
+from labctl.optics.detection import expected_tiles
+from labctl.optics.fidelity import pearson
+from labctl.procedures.deployment import compile_deployment
 from labctl.runs.engine import Engine
 
 HERE = Path(__file__).parent
 Make = Callable[..., Bench]
 
 
-def calibrate(bench: Bench, names: Iterable[str]) -> dict[str, CalibrationRecord]:
-    """Run calibrations by class name, each knowing the records before it."""
-    engine = Engine(bench)
+TOLERANCES: dict[str, dict[str, float]] = {
+    "dark": {"offset (counts)": 0.5, "read noise (%)": 20},  # of a quarter of a count, which rounding distorts
+    "registration": {"unsteered (px rms)": 0.2, "in the tiles (px rms)": 0.2},
+    "gain": {"gain (%)": 5},
+    "fourier-centre": {"centre (SLM px)": 0.6},
+    "input-response": {"amplitude (rms)": 0.01, "contrast (%)": 5, "uniformity (rms)": 0.08},
+    "fourier-plane": {"scale (%)": 0.2, "rotation (deg)": 0.1, "defocus (waves rms)": 0.02},
+    "slm-response": {"gray to phase (rad rms)": 0.1, "stroke (rms)": 0.02},
+    "wavefront": {"residual (waves rms)": 1 / 40},
+    "pupil": {"amplitude (rms)": 0.12},
+    "stability": {"flicker (%)": 60},  # a standard deviation of a dozen frames
+}
+"""How near each kind has to come on this bench, in the figures of `scoring_truth`."""
+
+
+def measured(bench: Bench) -> dict[str, dict[str, float]]:
+    """Run every calibration in order, each knowing the records before it, and score it; refusals score nothing."""
+    engine, known = Engine(bench), known_of(bench)
     found: dict[str, CalibrationRecord] = {}
-    for name in names:
-        record = engine.run(getattr(calibrations, name)())
-        found[record.kind] = record
+    scores: dict[str, dict[str, float]] = {}
+    for kind, step in available().items():
+        try:
+            record = engine.run(step)
+        except CalibrationError:
+            if kind in TOLERANCES:
+                raise
+            continue
+        found[kind] = record
         bench.with_calibrations(found)
-    return found
+        scores[kind] = score(record, known)
+    return scores
 
 
 def test_it_shares_no_code_with_the_simulated_world() -> None:
@@ -72,18 +100,47 @@ def test_light_goes_where_its_makers_say(foreign: Make) -> None:
         assert centre == pytest.approx(expected, abs=0.1)
 
 
+@pytest.fixture(scope="module")
+def calibrated() -> Iterator[tuple[Bench, dict[str, dict[str, float]]]]:
+    light = fourlab.table("calibrated", seed=1)
+    text = (HERE / "bench.toml").read_text(encoding="utf-8")
+    for name in ("Lcos", "Panel", "Laser"):  # a table of its own
+        text = text.replace(f'"fourlab:{name}"', f'"fourlab:{name}"\noptions = {{ table_name = "calibrated" }}')
+    bench = open_bench(parse_bench(text), clock=light.time)
+    yield bench, measured(bench)
+    bench.close()
+
+
 @pytest.mark.slow
-def test_the_first_calibrations_find_what_its_makers_know(foreign: Make) -> None:
-    bench = foreign()
-    known = known_of(bench)
-    found = calibrate(bench, ("Dark", "Registration", "Gain", "FourierCentre"))
-    wrong = {kind: score(record, known) for kind, record in found.items()}
-    assert wrong["dark"]["offset (counts)"] < 0.5
-    assert wrong["dark"]["read noise (%)"] < 20  # of a quarter of a count, which rounding distorts
-    assert wrong["registration"]["unsteered (px rms)"] < 0.2
-    assert wrong["registration"]["in the tiles (px rms)"] < 0.2
-    assert wrong["gain"]["gain (%)"] < 5
-    assert wrong["fourier-centre"]["centre (SLM px)"] < 0.6
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", list(TOLERANCES))
+def test_a_calibration_finds_what_the_makers_know(
+    calibrated: tuple[Bench, dict[str, dict[str, float]]], kind: str
+) -> None:
+    found = calibrated[1][kind]
+    for name, limit in TOLERANCES[kind].items():
+        assert found[name] <= limit, (kind, name, found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_kernel_bank_is_deployed_and_read(calibrated: tuple[Bench, dict[str, dict[str, float]]]) -> None:
+    """Two signed kernels in four tiles: what is captured is what ``conv2d`` gives, once the bench is calibrated."""
+    bench = calibrated[0]
+    dice = torch.Generator().manual_seed(3)
+    kernels = torch.randn(2, 1, 5, 5, generator=dice)
+    images = torch.nn.functional.avg_pool2d(torch.rand(3, 1, 20, 20, generator=dice), 3, 1, 1)[:, 0]
+    images = (images - images.amin()) / (images.amax() - images.amin())
+    misses = []
+    for ways in ({"calibrated": False, "corrected": False}, {"corrected": False}, {"corrected": True}):
+        deployment = compile_deployment(kernels, bench.facts, image=(20, 20), **ways)
+        (shots,) = Engine(bench).run(HeldOut((deployment,), images, 1))
+        expected = expected_tiles(images[:, None], deployment.kernels, deployment.detection)
+        misses.append(1 - pearson(shots.intensity[:, 0].clamp(min=0).sqrt(), expected).mean(0))
+    assert float(misses[0].mean()) > 0.3
+    assert float(misses[1].mean()) < 0.03
+    assert float(misses[2].mean()) < 0.03
+    assert float(misses[2].max()) < 0.05
 
 
 def test_the_drivers_pass_slmsuites_own_tests() -> None:
@@ -97,4 +154,5 @@ def test_the_drivers_pass_slmsuites_own_tests() -> None:
 @pytest.fixture(autouse=True)
 def _tables() -> Any:
     yield
-    fourlab.TABLES.clear()
+    for name in ("main", "tested"):
+        fourlab.TABLES.pop(name, None)
