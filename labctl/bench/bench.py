@@ -162,6 +162,10 @@ class Bench:
         """When the patterns shown now have settled, on the bench's clock, s."""
         return self._panels.settled_at
 
+    def ready_at(self, settle_s: float | None) -> float:
+        """When an exposure may begin that waits so long (s) after the last change; None: until all has settled."""
+        return self._panels.ready_at(settle_s)
+
     def capture(self, exposure_s: float | None = None, *, tag: Mapping[str, Any] | None = None) -> Frame:
         """Wait until the patterns have settled, then take one frame that started after that.
 
@@ -179,7 +183,12 @@ class Bench:
             raise
 
     def begin(
-        self, exposure_s: float | None = None, *, tag: Mapping[str, Any] | None = None, number: int | None = None
+        self,
+        exposure_s: float | None = None,
+        *,
+        tag: Mapping[str, Any] | None = None,
+        number: int | None = None,
+        settle_s: float | None = None,
     ) -> Taking:
         """Wait until the patterns have settled; where the camera `overlaps`, expose.
 
@@ -190,6 +199,8 @@ class Bench:
         tag : mapping
         number : int, optional
             Of an exposure that is being repeated.
+        settle_s : float, s, optional
+            How long after the last change of a pattern it may begin; default: once both panels have settled.
 
         Raises
         ------
@@ -200,7 +211,7 @@ class Bench:
         """
         exposure = self.facts.exposure_s if exposure_s is None else exposure_s
         self._interlocks.allow_exposure(exposure)
-        return self._camera.begin(exposure, dict(tag or {}), number)
+        return self._camera.begin(exposure, dict(tag or {}), number, settle_s)
 
     def finish(self, taking: Taking) -> Frame:
         """The frame of an exposure; those that were begun earlier must have been finished.

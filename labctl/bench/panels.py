@@ -52,6 +52,7 @@ class Panels:
         self.slm_before = ""
         self.settled_at = clock.now()
         self._bench, self._calls, self._clock = facts.name, calls, clock
+        self._delivered = -math.inf
         self._settle_s = {"slm": facts.slm_settle_s, "input": facts.input_settle_s}
 
     def show(
@@ -97,7 +98,12 @@ class Panels:
         if name == "slm" and before != pattern_token:
             self.slm_before = before
         delivered = max(self._clock.now(), getattr(panel, "shown_at", -math.inf))
+        self._delivered = max(self._delivered, delivered)
         self.settled_at = max(self.settled_at, delivered + self._settle_s[name])
+
+    def ready_at(self, settle_s: float | None) -> float:
+        """When an exposure may begin (bench's clock, s): once both have settled, or so long after the last change."""
+        return self.settled_at if settle_s is None else max(self._delivered, -1e9) + settle_s
 
     def would_change(self, slm: Gray | None, input: Gray | None) -> tuple[bool, bool]:  # noqa: A002
         """Whether showing these would change the SLM and the input panel."""

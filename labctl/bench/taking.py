@@ -44,6 +44,9 @@ class Asked(Protocol):
     def exposure_s(self) -> float | None: ...
 
     @property
+    def settle_s(self) -> float | None: ...
+
+    @property
     def tag(self) -> Mapping[str, Any]: ...
 
 
@@ -187,12 +190,14 @@ class Taker:
     def _advance(self, shot: Shot) -> None:
         bench = self.bench
         self._show(shot)
-        readout_s, begins = bench.facts.readout_s, max(bench.settled_at, bench.clock.now())
+        readout_s, begins = bench.facts.readout_s, max(bench.ready_at(shot.asked.settle_s), bench.clock.now())
         while self._open and self._open[0][1].exposed_at + readout_s <= begins:
             self._finish()  # it has been read out by the time that the next exposure can begin
         while len(self._open) >= UNREAD:
             self._finish()
-        taking = bench.begin(shot.asked.exposure_s, tag=shot.asked.tag, number=shot.number)
+        taking = bench.begin(
+            shot.asked.exposure_s, tag=shot.asked.tag, number=shot.number, settle_s=shot.asked.settle_s
+        )
         shot.number = taking.number
         self._open.append((shot, taking))
         while self._open and (shot.last or not bench.overlaps):
@@ -270,7 +275,9 @@ class Taker:
                     shot = shots[0]
                     shot.repeats += 1
                     self._show(shot, again=True)
-                    taking = self.bench.begin(shot.asked.exposure_s, tag=shot.asked.tag, number=shot.number)
+                    taking = self.bench.begin(
+                        shot.asked.exposure_s, tag=shot.asked.tag, number=shot.number, settle_s=shot.asked.settle_s
+                    )
                     shot.number = taking.number
                     frame = self.bench.finish(taking)
                     self._check(shot, frame)

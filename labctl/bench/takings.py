@@ -46,10 +46,13 @@ class Takings:
         """Whether the sensor can expose while a frame is read out."""
         return bool(getattr(self.sensor, "overlaps", False))
 
-    def begin(self, exposure_s: float, tag: dict[str, Any], number: int | None) -> Taking:
+    def begin(
+        self, exposure_s: float, tag: dict[str, Any], number: int | None, settle_s: float | None = None
+    ) -> Taking:
         """`labctl.bench.Bench.begin`."""
         panels, sensor = self._panels, self.sensor
-        self._clock.sleep(panels.settled_at - self._clock.now())
+        ready_at = panels.ready_at(settle_s)
+        self._clock.sleep(ready_at - self._clock.now())
         number = self.next_number if number is None else number
         if self._left_over:
             self.discard()
@@ -60,7 +63,7 @@ class Takings:
             announce(number)
         taking = Taking(
             number, exposure_s, tag, panels.shown["slm"], panels.shown["input"], panels.shown_at["slm"],
-            panels.shown_at["input"], panels.slm_before, panels.settled_at,
+            panels.shown_at["input"], panels.slm_before, ready_at,
         )  # fmt: skip
         if self.overlaps:
             self._call(lambda: sensor.expose(exposure_s), exposure_s)  # type: ignore[attr-defined]

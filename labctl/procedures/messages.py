@@ -43,8 +43,8 @@ class Exposure:
     tag : mapping
         What the frame is for; it is recorded with the frame. JSON values only.
     settle_s : float or None
-        How long after the last change of a pattern the exposure may begin, s; None waits until both panels have settled,
-        as the bench file says. A frame's ``started - shown_slm`` is how long it really was.
+        How long after the last change of a pattern the exposure may begin, s; None waits until both panels have
+        settled, as the bench file says. A frame's ``started - shown_slm`` is how long it really was.
     """
 
     slm: Gray | None = None

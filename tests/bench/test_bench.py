@@ -51,6 +51,20 @@ def test_an_exposure_starts_only_after_both_patterns_settled(small: Small) -> No
     assert again + 0.005 <= bench.capture().started < again + 0.02
 
 
+def test_an_exposure_may_be_asked_for_before_the_patterns_have_settled(small: Small) -> None:
+    """So long after the last change, or as soon as the camera can; the frame says how long it was."""
+    bench = small()
+    bench.show(slm=FLAT, input=picture(10))
+    since = []
+    for settle_s in (0.0, 0.02, 0.021, None):
+        frame = bench.finish(bench.begin(1e-3, settle_s=settle_s))
+        since.append(frame.started - frame.shown_slm)
+    assert since[0] == pytest.approx(0.0, abs=1e-6)
+    assert since[1] == pytest.approx(0.02, abs=1e-6)
+    assert 0.021 < since[2] < 0.03  # the frame before was still being read out
+    assert since[3] >= 0.15
+
+
 def test_a_window_is_cut_from_the_whole_frame(small: Small) -> None:
     bench = small(('preset = "typical"', 'preset = "ideal"'))
     bench.show(slm=FLAT, input=picture(255))
