@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,13 @@ def moment(taken: str) -> dt.datetime | None:
         return dt.datetime.fromisoformat(taken).astimezone(dt.UTC)
     except ValueError:
         return None
+
+
+def standing_in(record: CalibrationRecord, values: Mapping[str, NDArray[Any]]) -> CalibrationRecord:
+    """A record with other values that passes for the same: for a stand-in of the bench, never for a file."""
+    made = replace(record, values={**record.values, **values})
+    made.__dict__["digest"] = record.digest  # as `cached_property` keeps it
+    return made
 
 
 def unsound(record: CalibrationRecord) -> str:
@@ -257,19 +264,16 @@ def read_record(group: h5py.Group) -> CalibrationRecord:
     OSError, KeyError
         If the group holds none, or it is damaged.
     """
-    mappings = {
-        folder: {name: str(text) for name, text in group[folder].attrs.items()}
-        for folder in MAPPINGS
-        if folder in group
-    }
+    texts: dict[str, Any] = {name: str(group.attrs[name]) for name in TEXTS}
+    for folder in MAPPINGS:
+        texts[folder] = {name: str(text) for name, text in group[folder].attrs.items()} if folder in group else {}
     return CalibrationRecord(
         values={name: _value(data) for name, data in group.get("values", {}).items()},
         units={name: str(data.attrs["unit"]) for name, data in group.get("values", {}).items()},
         uncertainties={name: _value(data) for name, data in group.get("uncertainties", {}).items()},
         quality={name: float(figure) for name, figure in group["quality"].attrs.items()},
         version=VERSIONS.get(str(group.attrs["format"]), 2),
-        **{name: str(group.attrs[name]) for name in TEXTS},
-        **mappings,
+        **texts,
     )
 
 

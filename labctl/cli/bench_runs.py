@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from labctl.cli.calibrate import warn_of_stale
 from labctl.cli.console import console, output
 from labctl.cli.dry import say_procedure
 from labctl.cli.session import opened, perform
@@ -110,6 +111,8 @@ def evaluate(
         say_procedure(bench, "evaluate", wanted, yes=yes, as_json=json)
         return
     with opened(bench, yes=yes) as (device_bench, config, workspace):
+        if not uncalibrated:
+            warn_of_stale(device_bench.facts)
         with console.status("loading the model and the images"):
             from labctl.runs.offers import prepare
 

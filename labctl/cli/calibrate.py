@@ -17,6 +17,7 @@ from labctl.cli.session import opened, perform
 from labctl.errors import CalibrationError, ConfigError
 
 if TYPE_CHECKING:
+    from labctl.bench.facts import BenchFacts
     from labctl.bench.records import CalibrationRecord
     from labctl.config.schema import BenchConfig
     from labctl.procedures.calibrations.graph import Standing, Status
@@ -143,6 +144,15 @@ def _check(bench: str, *, yes: bool, as_json: bool) -> None:
             output.print(f"no longer holds: {', '.join(found.redo)}. Measure again: labctl calibrate {bench} {again}")
     if not found.good:
         raise typer.Exit(1)
+
+
+def warn_of_stale(facts: BenchFacts) -> None:
+    """Say on standard error which of a bench's records no longer hold, and why."""
+    from labctl.procedures.calibrations.graph import Standing, State
+
+    for status in _survey(Standing.of(facts)).values():
+        if status.record is not None and status.state is not State.GOOD:
+            console.print(f"calibration {status.kind} is {status.state.value}: {escape(status.why)}", highlight=False)
 
 
 def _read(bench: str) -> tuple[BenchConfig, Workspace]:

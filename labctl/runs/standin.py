@@ -21,7 +21,7 @@ from labctl.bench import open_bench
 from labctl.bench.bench import Bench
 from labctl.bench.facts import BenchFacts
 from labctl.bench.panels import token
-from labctl.bench.records import CalibrationRecord, load_records
+from labctl.bench.records import CalibrationRecord, load_records, standing_in
 from labctl.clock import DrivenClock
 from labctl.config.schema import (
     BenchConfig,
@@ -251,7 +251,12 @@ def stand_in(config: BenchConfig, calibration_dir: Path, facts: BenchFacts | Non
     made = _open(_as_simulated(config, facts), Costs(0.0, 1.0), exact=False)
     known = {**facts.calibrations, **load_records(calibration_dir / config.bench.name)}
     made.bench.facts = replace(
-        made.bench.facts, calibrations=nominal(known, made.bench.facts.geometry), simulated=False, digest=facts.digest
+        made.bench.facts,
+        calibrations=nominal(known, made.bench.facts.geometry),
+        simulated=False,
+        digest=facts.digest,
+        devices=facts.devices,
+        sections=config.sections(),
     )
     return made
 
@@ -271,10 +276,7 @@ def nominal(known: Mapping[str, CalibrationRecord], geometry: Geometry) -> dict[
             "hot": np.zeros(shape, bool),
         },
     }
-    return {
-        kind: replace(record, values={**record.values, **true[kind]}) if kind in true else record
-        for kind, record in known.items()
-    }
+    return {kind: standing_in(record, true[kind]) if kind in true else record for kind, record in known.items()}
 
 
 def _open(config: BenchConfig, costs: Costs, *, exact: bool) -> StandIn:

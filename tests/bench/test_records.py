@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from labctl.bench import CalibrationRecord, load_records, save_record
-from labctl.bench.records import load_record, read_folder, unsound
+from labctl.bench.records import load_record, read_folder, standing_in, unsound
 from labctl.config.load import load_bench
 from labctl.errors import CalibrationError
 from labctl.runs.values import from_json, to_json
@@ -212,3 +212,12 @@ def test_text_and_bytes_come_back_as_they_went(tmp_path: Path) -> None:
         made = CalibrationRecord("wavefront", "b", {"method": value}, {"method": "name"})
         path = save_record(tmp_path / "b", made)
         assert load_record(path)["method"].dtype == value.dtype
+
+
+def test_a_stand_in_passes_for_the_record_it_stands_for() -> None:
+    """So that a dry run finds the same records stale as the run to come."""
+    one = record()
+    other = standing_in(one, {"gain": np.asarray(7.0)})
+    assert (float(other["gain"]), other.digest) == (7.0, one.digest)
+    assert (other["map"] == one["map"]).all()
+    assert replace(other).digest != one.digest
