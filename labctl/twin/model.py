@@ -103,7 +103,8 @@ class Twin(nn.Module):
         self.pupil = parameter(np.ones((fine.pupil, fine.pupil)))
         self.zernikes = parameter(np.zeros(36))
         self.rough = parameter(np.zeros((2, fine.rough, fine.rough)))
-        self.ghosts = parameter(np.zeros((fine.ghosts, 5)))
+        self.ghosts = parameter(np.zeros((fine.ghosts, 2)))
+        self.ghost_paths = parameter(np.zeros((fine.ghosts, 3)))
         self.pixel = parameter(1.0)
         self.fill = parameter(1.0)
         self.camera = parameter(np.zeros(int(low_degrees(fine.camera).sum())))
@@ -237,11 +238,12 @@ class Twin(nn.Module):
         amplitude = self._over_slm(self.pupil, self._fixed.pupil_spline)
         amplitude = amplitude * torch.exp(self.rough_gain * self._over_slm(self.rough[1], self._fixed.rough_spline))
         field = torch.polar(torch.ones_like(amplitude), self.wavefront()) * amplitude
-        for ghost in self.ghosts if bool((self.ghosts[:, :2] != 0).any()) else ():
+        seen = bool((self.ghosts.detach() != 0).any()) or self.ghosts.requires_grad
+        for ghost, bends in zip(self.ghosts, self.ghost_paths, strict=True) if seen else ():
             axes = []
             for i in (0, 1):
-                place = self._fixed.index[i].float()
-                path = 2 * torch.pi * ghost[2 + i] * place + ghost[4] * (place / self._fixed.radius) ** 2
+                place = self._fixed.index[i].float() / self._fixed.radius
+                path = bends[i] * place + bends[2] * place.square()
                 axes.append(torch.polar(torch.ones_like(path), path))
             field = field * (1 + (torch.complex(ghost[0], ghost[1]) * axes[0])[:, None] * axes[1][None])
         return field
@@ -279,9 +281,16 @@ class Twin(nn.Module):
         grid = torch.meshgrid(
             torch.arange(r0, r1, dtype=torch.float64), torch.arange(c0, c1, dtype=torch.float64), indexing="ij"
         )
-        pixels = torch.stack(grid, -1).reshape(-1, 2)
+        found = self.pixels_of(field, spectra, torch.stack(grid, -1).reshape(-1, 2))
+        return found.reshape(len(spectra), r1 - r0, c1 - c0)
+
+    def pixels_of(
+        self, field: Complex[Tensor, "row column"], spectra: Complex[Tensor, "batch row column"],
+        pixels: Float[Tensor, "n 2"],
+    ) -> Float[Tensor, "batch n"]:  # fmt: skip
+        """Counts per second at single camera pixels (row, column), from what `slm_field` and `spectra` gave."""
         found = self._read(field, spectra, pixels, [self._pixel_taps(i) for i in (0, 1)])
-        return found.reshape(len(spectra), r1 - r0, c1 - c0) * self.flat[r0:r1, c0:c1]
+        return found * self.flat[pixels[:, 0].long(), pixels[:, 1].long()]
 
     def tiles(
         self, pattern: Pattern, images: Float[Tensor, "batch y x"], layout: Layout, corner: tuple[int, int]
@@ -395,7 +404,7 @@ class Twin(nn.Module):
         finally:
             self.rough_gain.copy_(before)
 
-    def load_values(self, values: Mapping[str, NDArray[Any]]) -> None:
+    def load_values(self, values: Mapping[str, Any]) -> None:
         """Set parameters and maps by name, with their shapes; others stay as they are."""
         known = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         with torch.no_grad():
