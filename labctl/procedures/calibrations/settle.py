@@ -46,7 +46,7 @@ class Settle:
     points : int
         Exposures in each burst.
     side_px : int
-        Of the white square on the panel.
+        Largest side of the white square on the panel, panel pixels.
     """
 
     bursts: int = 2
@@ -68,14 +68,17 @@ class Settle:
     def steps(self, facts: BenchFacts) -> Steps[CalibrationRecord]:
         registration = facts.calibration("registration")
         yield from laser_on(facts)
-        shown = square(facts, self.side_px)
         affine, steer = registration["input_to_camera"], np.asarray(registration["carrier_to_camera"])
-        middle = affine[:, :2] @ np.argwhere(shown).mean(0) + affine[:, 2]
-        half = max(2, round(0.2 * self.side_px * float(np.abs(np.linalg.det(affine[:, :2]))) ** 0.5))
-        reach = 4 * half  # dark around the square's light tells the camera's own level
+        seen = float(np.abs(np.linalg.det(affine[:, :2]))) ** 0.5  # camera px per panel px
         shift = steer @ np.array([0.0, 1 / PERIOD])
-        if np.hypot(*shift) < 1.5 * half:
+        # so small that the order lies beside the square's own light
+        side = min(self.side_px, int(np.hypot(*shift) / (0.75 * seen)))
+        half = max(2, round(0.2 * side * seen))
+        if side < 4 or np.hypot(*shift) < 1.5 * half:
             raise CalibrationError("settle: the grating's order lies in the square's own light: use a smaller side_px")
+        shown = square(facts, side)
+        middle = affine[:, :2] @ np.argwhere(shown).mean(0) + affine[:, 2]
+        reach = 4 * half  # dark around the square's light tells the camera's own level
         places = [middle + shift, middle - shift]
         yield Set("camera", "window", window_over(facts, places, reach))
         plain, small, large = flat(facts), self._grating(facts, 0.25), self._grating(facts, 1.0)
