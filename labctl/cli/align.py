@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BenchName = Annotated[str, typer.Argument(help="Bench, by name or file.")]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", help="One step: light, slm, input, camera, focus or beam; may be repeated."),
+    typer.Option("--only", help="One step: light, slm, focus, input, camera or beam; may be repeated."),
 ]
 BAR = 30
 """Characters of the bar of a figure of merit."""

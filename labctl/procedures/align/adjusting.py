@@ -21,7 +21,7 @@ MOST_TURNS = 8
 """Of one screw, before it is given up."""
 LIVE_S = 0.2
 """While a person turns a screw, so long is waited for an answer between two measurements."""
-LEAST_GAIN, MOST_GAIN = 0.2, 4.0
+LEAST_GAIN, MOST_GAIN = 0.1, 10.0
 STILL = 0.05
 """A part that moves by less than this share of what was asked has not moved."""
 SKIP = "skip"
@@ -198,7 +198,7 @@ class Adjusting:
         """Learn from a turn how the screw answers."""
         moved = was.by - now.by
         screw.asked = asked
-        if abs(moved) < max(3 * math.hypot(was.sigma, now.sigma), STILL * abs(asked)) and not now.met:
+        if abs(moved) < max(math.hypot(was.sigma, now.sigma), STILL * abs(asked)) and not now.met:
             screw.idle += 1
             if screw.idle >= 3:
                 screw.closed = (

@@ -1,4 +1,4 @@
-"""Step 4: square the camera: its rows along the SLM's axes, and the zero order in its middle.
+"""Step 5: square the camera: its rows along the SLM's axes, and the zero order in its middle.
 
 Tiles are laid out along the SLM's axes around the zero order, so this is where a deployment needs the camera. Quarter
 turns and mirrors are how a camera is mounted, not how it is aligned: they are left as they are.

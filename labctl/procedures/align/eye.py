@@ -62,6 +62,8 @@ class Eye:
         As it was seen last.
     zero : float array [2] or None
         Where the zero frequency was on the SLM last, px (row, column).
+    most : float
+        The most light that was seen of the zero frequency, counts per second.
     frames, turns : int
         Taken and asked for so far.
     """
@@ -70,6 +72,7 @@ class Eye:
     label: str = ""
     sight: Sight = field(default_factory=lambda: Sight(np.zeros(2), np.eye(2), np.eye(2)))
     zero: Pair | None = None
+    most: float = 0.0
     frames: int = 0
     turns: int = 0
     _times: dict[str, float] = field(default_factory=dict)
@@ -79,6 +82,10 @@ class Eye:
     def middle(self) -> Pair:
         """The camera's middle, px (row, column)."""
         return np.asarray(self.facts.geometry.camera.centre)
+
+    def time(self, kind: str) -> float:
+        """How long pictures of a kind were exposed last, s."""
+        return self._times[kind]
 
     def look(self, kind: str, shown: Sequence[tuple[Gray, Gray]]) -> Steps[list[Picture]]:
         """One picture for each pair of patterns (SLM, input), all exposed alike and so that none saturates.

@@ -1,4 +1,4 @@
-"""Step 5: focus the camera on the input plane.
+"""Step 3: focus the camera on the input plane.
 
 Light that comes through different quarters of the SLM meets in one place only in the image plane; in front of it and
 behind it the quarters' images of a dot lie apart, this way or that. How far says how far to go, and which way says
@@ -14,7 +14,7 @@ import numpy as np
 
 from labctl.procedures.align.adjusting import Merit
 from labctl.procedures.align.eye import NOISE_FLOOR_PX, Eye, Lost
-from labctl.procedures.align.quadrants import QUARTERS
+from labctl.procedures.align.quadrants import QUARTERS, disk
 from labctl.procedures.align.slm import dot_px, pupil
 from labctl.procedures.messages import Steps
 
@@ -30,7 +30,8 @@ def focus(eye: Eye) -> Steps[Sequence[Merit]]:
     """
     geometry = eye.facts.geometry
     seen = yield from pupil(eye)
-    arms = np.array([[_arm(eye, i) * (1 if quarter[i] else -1) for i in (0, 1)] for quarter in QUARTERS])
+    reach = _arm(eye)
+    arms = np.array([[reach[i] * (1 if quarter[i] else -1) for i in (0, 1)] for quarter in QUARTERS])
     expected = 2 * arms @ eye.sight.steer.T  # camera px for one cycle per SLM px of tilt at a distance of one SLM px
     known = np.isfinite(seen.apart).all(axis=1)
     if known.sum() < 3:
@@ -49,10 +50,12 @@ def focus(eye: Eye) -> Steps[Sequence[Merit]]:
     ]  # fmt: skip
 
 
-def _arm(eye: Eye, axis: int) -> float:
-    """Mean distance from the SLM's middle of a dot's light on one half of it, SLM px."""
+def _arm(eye: Eye) -> tuple[float, float]:
+    """Mean distance (y, x) from the SLM's middle of a dot's light on a quarter of its disk, SLM px."""
     geometry = eye.facts.geometry
-    r = np.arange(geometry.slm.shape[axis] / 2) + 0.5
-    nu = r * geometry.slm.pitch[axis] / (geometry.wavelength * geometry.f1)
-    light = np.sinc(nu * dot_px(eye.facts) * geometry.input.pitch[axis]) ** 2
-    return float((r * light).sum() / light.sum())
+    away = [np.arange(n) - (n - 1) / 2 for n in geometry.slm.shape]
+    nu = geometry.frequencies()
+    side = [dot_px(eye.facts) * pitch for pitch in geometry.input.pitch]
+    light = np.outer(np.sinc(nu[0] * side[0]) ** 2, np.sinc(nu[1] * side[1]) ** 2) * disk(eye.facts)
+    y, x = np.abs(away[0])[:, None], np.abs(away[1])[None]
+    return float((y * light).sum() / light.sum()), float((x * light).sum() / light.sum())

@@ -1,6 +1,6 @@
-"""Step 3: bring the input panel on axis: its rotation against the SLM's axes, and its place.
+"""Step 4: bring the input panel on axis: its rotation against the SLM's axes, and its place.
 
-A cross of five dots shows where the panel's middle is seen and how it is turned. Which way the SLM's axes run on the
+A ring of dots shows where the panel's middle is seen and how it is turned. Which way the SLM's axes run on the
 camera is known from steering: the panel has to be turned to those, whatever way the camera is mounted.
 
 Panel and camera both shift the picture, and the picture cannot tell which of the two is off. By convention the panel
@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from labctl.procedures.align.adjusting import Merit
 from labctl.procedures.align.eye import NOISE_FLOOR_PX, Eye, Lost, Sight, Spot, spots, turned
-from labctl.procedures.align.light import BLUR_PX, DOT_PX, REACH_PX
+from labctl.procedures.align.light import BLUR_PX, DOT_PX
 from labctl.procedures.calibrations.common import flat
 from labctl.procedures.exposing import square
 from labctl.procedures.messages import Axis, Steps
 
+DOTS = 8
+RADII_PX = (36, 24)
+"""A ring of dots about the panel's middle: how many, and its radius, panel px."""
 TARGET_DEG = 0.2
 TARGET_MM = 0.08
 """Of the panel's middle from the camera's, on the panel."""
@@ -29,15 +32,18 @@ LOOSE = 0.35
 """How far from where it should be a dot is still taken for it, of the distance between dots."""
 
 
-def cross(eye: Eye) -> NDArray[np.float64]:
-    """Where the dots are shown, panel px (y, x) from its middle; the middle first."""
-    reach = float(min(REACH_PX, min(eye.facts.geometry.input.shape) // 2 - 2 * DOT_PX))
-    # off the axes, along which a dot's side lobes lie
-    return reach * np.array([(0, 0), (0.7, 0.7), (-0.7, -0.7), (0.7, -0.7), (-0.7, 0.7)])
+def ring(eye: Eye, radius: float) -> NDArray[np.float64]:
+    """Where the dots are shown, panel px (y, x) from its middle, whole numbers; the middle first."""
+    radius = min(radius, min(eye.facts.geometry.input.shape) / 2 - 2 * DOT_PX)
+    angles = (np.arange(DOTS) + 0.5) * 2 * np.pi / DOTS  # off the axes, along which a dot's side lobes lie
+    return np.rint(radius * np.vstack([[0, 0], np.column_stack([np.sin(angles), np.cos(angles)])]))
 
 
-def look(eye: Eye) -> Steps[float]:
-    """Look at the cross of dots and take its place and directions into ``eye.sight``.
+def look(eye: Eye, *, fine: bool = False) -> Steps[float]:
+    """Look at the ring of dots and take its place and directions into ``eye.sight``.
+
+    With `fine`, a picture for each two opposite dots, so that in coherent light none lies in the wings of another;
+    otherwise one picture of all.
 
     Returns
     -------
@@ -47,25 +53,40 @@ def look(eye: Eye) -> Steps[float]:
     Raises
     ------
     Lost
-        If too little of the cross is seen.
+        If too few of the dots are seen.
     """
-    dots = cross(eye)
-    shown = np.max([square(eye.facts, DOT_PX, (float(y), float(x))) for y, x in dots], axis=0)
-    (picture,) = yield from eye.look("dots", [(flat(eye.facts), shown)])
-    gap = float(np.linalg.norm(eye.sight.panel @ dots[1]))
-    found = spots(picture, 9, max(3, min(BLUR_PX, int(0.4 * gap))))
-    fit = recognise([spot.place for spot in found], dots, eye.sight.panel)
-    if fit is None:
-        raise Lost(_too_little(found))
-    middle, panel, residual = fit
-    eye.sight = Sight(middle, panel, eye.sight.steer)
-    return float(np.hypot(NOISE_FLOOR_PX, residual / 2))
+    for radius in RADII_PX:  # the smaller one where the panel is not lit so far out
+        dots = ring(eye, radius)
+        half = DOTS // 2
+        groups = [[0], *([1 + n, 1 + n + half] for n in range(half))] if fine else [[*range(len(dots))]]
+        squares = [square(eye.facts, DOT_PX, (float(y), float(x))) for y, x in dots]
+        shown = [np.max([squares[n] for n in group], axis=0) for group in groups]
+        pictures = yield from eye.look("dots", [(flat(eye.facts), panel) for panel in shown])
+        blur = max(3, min(BLUR_PX, int(0.4 * gap_of(dots, eye.sight.panel))))
+        more = 0 if fine else 4
+        found = [
+            spot
+            for picture, group in zip(pictures, groups, strict=True)
+            for spot in spots(picture, len(group) + more, blur)
+        ]
+        fit = recognise([spot.place for spot in found], dots, eye.sight.panel)
+        if fit is not None:
+            middle, panel, residual = fit
+            eye.sight = Sight(middle, panel, eye.sight.steer)
+            return float(np.hypot(NOISE_FLOOR_PX, residual / np.sqrt(len(dots))))
+    raise Lost(_too_little(found, len(dots)))
+
+
+def gap_of(dots: NDArray[np.float64], panel: NDArray[np.float64]) -> float:
+    """The smallest distance between dots, camera px."""
+    apart = np.linalg.norm((dots[:, None] - dots[None]) @ panel.T, axis=-1)
+    return float(apart[apart > 0].min())
 
 
 def recognise(
     places: Sequence[NDArray[np.float64]], dots: NDArray[np.float64], panel: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
-    """Find a cross of dots among spots.
+    """Find dots among spots.
 
     Parameters
     ----------
@@ -79,12 +100,13 @@ def recognise(
     Returns
     -------
     middle, panel, residual : the middle's place, the map from panel to camera px, and the dots' rms distance from it
-        None if fewer than four dots are seen.
+        None if too few dots are seen: no more than half, or fewer than four.
     """
-    if len(places) < 4:
+    least = max(4, len(dots) // 2 + 1)
+    if len(places) < least:
         return None
     seen = np.asarray(places)
-    gap = float(np.linalg.norm(panel @ dots[1]))
+    gap = gap_of(dots, panel)
     best: tuple[int, float, NDArray[np.intp], NDArray[np.intp]] | None = None
     for middle in seen:
         for dot in dots:  # the spot may be any of the dots
@@ -97,7 +119,7 @@ def recognise(
             miss = float(apart.min(axis=1)[matched].mean()) if len(matched) else np.inf
             if best is None or (len(matched), -miss) > (best[0], -best[1]):
                 best = len(matched), miss, matched, nearest
-    if best is None or best[0] < 4:
+    if best is None or best[0] < least:
         return None
     _, _, matched, nearest = best
     known = np.column_stack([dots[matched], np.ones(len(matched))])
@@ -108,14 +130,14 @@ def recognise(
 
 def rotation(eye: Eye) -> Steps[Sequence[Merit]]:
     """How far the panel should be turned for its axes to lie along the SLM's."""
-    sigma = yield from look(eye)
+    sigma = yield from look(eye, fine=True)
     geometry, sight = eye.facts.geometry, eye.sight
     steer = sight.steer @ np.diag(geometry.slm.pitch)  # camera px per unit of angle
     panel = sight.panel @ np.diag(1 / np.asarray(geometry.input.pitch))
     angle, nearest = turned(np.asarray(np.linalg.solve(steer, panel), np.float64))
     by = -float(np.rad2deg(angle)) * float(np.sign(np.linalg.det(nearest)))
-    length = float(np.linalg.norm(sight.panel @ cross(eye)[1]))
-    error = float(np.rad2deg(sigma / (2 * length)))
+    length = float(np.linalg.norm(sight.panel @ ring(eye, RADII_PX[0])[1]))
+    error = float(np.rad2deg(sigma / length))
     return [Merit("panel's axes against the SLM's", "input", "rotation", "deg", by, error, TARGET_DEG)]
 
 
@@ -134,8 +156,9 @@ def place(eye: Eye) -> Steps[Sequence[Merit]]:
     ]  # fmt: skip
 
 
-def _too_little(found: Sequence[Spot]) -> str:
-    seen = f"{len(found)} spots" if len(found) != 1 else "one spot"
+def _too_little(found: Sequence[Spot], shown: int) -> str:
+    seen = f"{len(found)} spots are" if len(found) != 1 else "one spot is"
     return (
-        f"of five dots on the panel {seen} are seen, and they are no cross: it has left the picture, or is out of focus"
+        f"{seen} seen, which cannot be told to be {shown} dots on the panel: it has left the picture, is not lit, or "
+        "is far out of focus"
     )

@@ -74,14 +74,17 @@ def layout(eye: Eye) -> Layout:
 
 @dataclass(frozen=True, eq=False)
 class Stop:
-    """A part of the SLM that is left out: what falls on it is scattered.
+    """What is left out of the SLM: light that falls there is scattered.
+
+    A rectangle, and all that is outside the panel's inscribed disk: in the corners a wavefront is steepest, and no
+    measure of the whole.
 
     Attributes
     ----------
     centre : float array [2]
         SLM px (row, column).
     half : sequence of float
-        Half its height and width, SLM px.
+        Half its height and width, SLM px, of the rectangle.
     """
 
     centre: Pair
@@ -99,11 +102,18 @@ def pattern(
         part = np.s_[row:] if lower else np.s_[:row], np.s_[column:] if right else np.s_[:column]
         phase[part] = blaze(facts, (float(carrier[0]), float(carrier[1])))[part]
     if stop is not None:
-        low, high = (np.rint(stop.centre + sign * np.asarray(stop.half)).astype(int) for sign in (-1, 1))
-        out = np.s_[max(low[0], 0) : max(high[0] + 1, 0), max(low[1], 0) : max(high[1] + 1, 0)]
-        dice = np.random.default_rng(0)
-        phase[out] = dice.uniform(0, 2 * np.pi, phase[out].shape)
+        y, x = np.indices(phase.shape)
+        inside = (abs(y - stop.centre[0]) <= stop.half[0]) & (abs(x - stop.centre[1]) <= stop.half[1])
+        out = inside | ~disk(facts)
+        phase[out] = np.random.default_rng(0).uniform(0, 2 * np.pi, int(out.sum()))
     return gray(facts, phase)
+
+
+def disk(facts: BenchFacts) -> NDArray[np.bool_]:
+    """Which pixels of the SLM are within its inscribed disk [row, column]."""
+    plane = facts.geometry.slm
+    y, x = ((np.arange(n) - (n - 1) / 2) * pitch for n, pitch in zip(plane.shape, plane.pitch, strict=True))
+    return np.asarray(np.hypot(y[:, None], x[None]) <= min(plane.extent) / 2, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +124,8 @@ class Quarters:
     ----------
     light : float array [4]
         Of each quarter, in the order of `QUARTERS`; arbitrary unit, sums to 1.
+    rate : float
+        All of it, counts per second.
     error : float
         One standard deviation of each, by the pictures' noise.
     apart : float array [4, 2]
@@ -121,6 +133,7 @@ class Quarters:
     """
 
     light: NDArray[np.float64]
+    rate: float
     error: float
     apart: NDArray[np.float64]
 
@@ -172,7 +185,7 @@ def both_ways(
     apart = np.stack([(places[0, n] - places[1, 3 - n] + places[1, n] - places[0, 3 - n]) / 2 for n in range(4)])
     total = np.sqrt(light[0] * light[1])
     whole = max(float(total.sum()), 1e-9)
-    return Quarters(total / whole, noise / whole, apart)
+    return Quarters(total / whole, whole / eye.time(kind), noise / whole, apart)
 
 
 def one_way(eye: Eye, kind: str, shown: Gray, edges: tuple[int, int]) -> Steps[tuple[float, float]]:

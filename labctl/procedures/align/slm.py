@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from labctl.bench.facts import BenchFacts
 from labctl.procedures.align.adjusting import Merit
-from labctl.procedures.align.eye import Eye
+from labctl.procedures.align.eye import Eye, Lost
 from labctl.procedures.align.quadrants import Quarters, Stop, both_ways, one_way
 from labctl.procedures.exposing import square
 from labctl.procedures.messages import Axis, Steps
@@ -31,6 +31,8 @@ TARGET_BALANCE = 0.03
 """Difference of light between halves of the SLM, fraction."""
 LEAST_PX = 0.3
 """What pointing jitter leaves of the zero frequency's place, SLM px."""
+GONE = 0.15
+"""With less than this part of the light that there was, the zero frequency is not on the SLM any more."""
 LINEAR = 0.4
 """Shares within 0.5 +- this are of an edge that runs through the spot."""
 UNEVEN = 0.5
@@ -60,6 +62,9 @@ def zero_frequency(eye: Eye) -> Steps[tuple[NDArray[np.float64], float]]:
     for attempt in range(4):
         whole = int(np.rint(edges[0])), int(np.rint(edges[1]))
         seen = yield from both_ways(eye, "spectrum", shown, whole)
+        if seen.rate < GONE * eye.most:
+            raise Lost("the zero frequency has left the SLM: what is still there are its wings")
+        eye.most = max(eye.most, seen.rate)
         shares = np.array([seen.light[:2].sum(), seen.light[::2].sum()])
         away = np.array([offset(share) * w for share, w in zip(shares, width, strict=True)])
         near = np.abs(shares - 0.5) < LINEAR

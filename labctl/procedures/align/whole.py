@@ -18,12 +18,12 @@ from labctl.procedures.messages import Log, Publish, Set, Steps
 LIGHT = "light"
 PARTS: tuple[tuple[str, str, Callable[[Eye], Steps[Sequence[Merit]]]], ...] = (
     ("slm", "centre the zero frequency on the SLM", slm.centre),
+    ("focus", "focus the camera on the input plane", focus.focus),  # before dots are measured
     ("input", "turn the input panel to the SLM", panel.rotation),
     ("input", "bring the input panel on axis", panel.place),
     ("camera", "square the camera", camera.rotation),
     ("camera", "centre the camera on the zero order", camera.place),
-    ("focus", "focus the camera on the input plane", focus.focus),
-    ("beam", "centre the beam on the SLM", slm.balance),  # in focus, where nothing of a dot's light is beside its image
+    ("beam", "centre the beam on the SLM", slm.balance),
 )
 """(step, what it does, what it measures), in order."""
 STEPS = (LIGHT, *dict.fromkeys(step for step, _, _ in PARTS))
