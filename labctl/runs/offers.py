@@ -75,7 +75,7 @@ class Parameters(BaseModel):
 
 class AlignParameters(Parameters):
     only: Annotated[
-        list[Literal["light", "slm", "input", "camera", "focus", "beam"]], Field(description="Steps to do; none: all.")
+        list[Literal["light", "slm", "focus", "input", "camera", "beam"]], Field(description="Steps to do; none: all.")
     ] = []
 
 
