@@ -68,6 +68,20 @@ def slmsuite_system(bench: Bench) -> Iterator[Any]:
         yield system
 
 
+def zernike_places(system: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places on the camera (x, y; [2, point]) as `wavefront_calibrate_zernike` wants them."""
+    from labctl.devices.fourier import in_zernike_units
+
+    return in_zernike_units(system, points)
+
+
+def zernike_correction(system: Any, indices: NDArray[np.int_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The correction (rad) over the SLM [row, column] that slmsuite's weights of Zernike polynomials mean."""
+    from labctl.devices.fourier import zernike_phase
+
+    return zernike_phase(system, indices, weights)
+
+
 def refuse_unsound(system: Any, kind: str) -> None:
     """Refuse a calibration that slmsuite has returned and that nobody should use.
 

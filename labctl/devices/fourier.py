@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from slmsuite.hardware.cameras.camera import Camera
 from slmsuite.hardware.slms.slm import SLM
 
@@ -68,3 +70,18 @@ def fourier_slm(
         if not isinstance(clock, RealClock):
             set_for_now(_settle, "time", _TimeOf(clock))
         yield FourierSLM(camera, slm)
+
+
+def in_zernike_units(system: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places on the camera (x, y; [2, point]) in slmsuite's ``"zernike"`` units."""
+    from slmsuite.holography.toolbox import convert_vector
+
+    return np.asarray(convert_vector(points, from_units="ij", to_units="zernike", hardware=system))
+
+
+def zernike_phase(system: Any, indices: NDArray[np.int_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Phase (rad) of a sum of Zernike polynomials over the SLM [row, column], by slmsuite's (ANSI) indices."""
+    from slmsuite.holography.toolbox.phase import zernike_sum
+
+    phase = zernike_sum(system.slm, indices, np.reshape(weights, (-1, 1)), use_mask=False)
+    return np.asarray(np.reshape(np.asarray(phase), system.slm.shape), np.float64)

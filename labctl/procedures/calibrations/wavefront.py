@@ -24,10 +24,12 @@ from labctl.procedures.calibrations.pinhole import (
     steered_away,
     window_over,
 )
+from labctl.procedures.calibrations.slmsuite_wavefront import frames_wanted, wavefront_by_slmsuite
 from labctl.procedures.calibrations.speckle import LAST, REACH, Blocks, Solved, Speckle, random_phase, solve
 from labctl.procedures.exposing import blaze, full_scale, gray, laser_on
 from labctl.procedures.messages import Exposure, Measure, Publish, Set, Steps
 
+METHODS = ("speckle", "superpixel", "zernike")
 HELD_BACK = 2
 """Masks that are not fitted, and that the fit is judged by."""
 
@@ -122,7 +124,7 @@ class Masks:
 
 @dataclass(frozen=True)
 class Wavefront:
-    """Wavefront over the SLM, by a fit to the speckle of random masks on a pinhole's light.
+    """Wavefront over the SLM, by a fit to the speckle of random masks on a pinhole's light, or by slmsuite's methods.
 
     Zernike polynomials to Noll's 36 and a smooth free form of phase, and a smooth amplitude, that explain the frames of
     some known random masks; masks that were not fitted judge it. Tilt is kept: it is how far the light's place is from
@@ -130,10 +132,14 @@ class Wavefront:
 
     Attributes
     ----------
+    method : "speckle", "superpixel" or "zernike"
+        The second and third are slmsuite's ``wavefront_calibrate_superpixel`` and ``wavefront_calibrate_zernike``, in
+        their own exposures; they take ten times as many, and a real pinhole on the input plane.
     masks, carrier, blocks, seed
         As `Masks`.
     """
 
+    method: str = "speckle"
     masks: int = 12
     carrier: Carrier = (0.2, -0.13)
     blocks: int = 64
@@ -142,7 +148,7 @@ class Wavefront:
     needs: ClassVar[tuple[str, ...]] = ("registration",)
     uses: ClassVar[tuple[str, ...]] = ("dark", "gain", "fourier-centre")
     max_age_h: ClassVar[float] = 24 * 7.0
-    limits: ClassVar[Mapping[str, float]] = {"residual": 0.3}
+    limits: ClassVar[Mapping[str, float]] = {"residual": 0.3, "poor_fringes": 0.25, "spots": 1.0}
 
     @property
     def name(self) -> str:
@@ -153,9 +159,16 @@ class Wavefront:
         return Masks(self.masks, self.carrier, self.blocks, self.seed)
 
     def exposures(self, facts: BenchFacts) -> int:
-        return self._masks.exposures()
+        return self._masks.exposures() if self.method == "speckle" else frames_wanted(facts, self.method)
 
     def steps(self, facts: BenchFacts) -> Steps[CalibrationRecord]:
+        if self.method not in METHODS:
+            raise CalibrationError(f"{self.name}: no method '{self.method}': choose from {', '.join(METHODS)}")
+        if self.method != "speckle":
+            yield from laser_on(facts)
+            blocks = Blocks.of(facts, self.blocks)
+            phase, quality = yield from wavefront_by_slmsuite(facts, self.name, self.method, blocks)
+            return wavefront_record(facts, blocks, phase, self.method, quality)
         blocks, solved, residual = yield from self._masks.solved(facts, self.name)
         if residual > self.limits["residual"]:
             raise CalibrationError(
