@@ -60,7 +60,7 @@ def recorded(made: Prepared) -> RecordedRun:
 
 
 def test_what_labctl_offers() -> None:
-    first = ["calibrate", "check", "evaluate", "demo", "dark", "registration", "gain", "fourier-centre"]
+    first = ["calibrate", "check", "evaluate", "align", "demo", "dark", "registration", "gain", "fourier-centre"]
     assert list(offered())[: len(first)] == first
     assert set(registry()) <= set(offered())
     for offer in offered().values():
@@ -111,7 +111,7 @@ def test_every_encoder_can_be_asked_for() -> None:
     ("name", "parameters", "said"),
     [
         ("evaluat", {}, "no procedure is called 'evaluat': did you mean 'evaluate'?"),
-        ("xyz", {}, "no procedure is called 'xyz': there are calibrate, check, evaluate, demo,"),
+        ("xyz", {}, "no procedure is called 'xyz': there are calibrate, check, evaluate, align, demo,"),
         ("evaluate", {"imags": 3}, "imags is not a key of the procedure 'evaluate': did you mean images?"),
         ("evaluate", {"images": 0}, "evaluate: images = 0: must be greater than or equal to 1"),
         ("evaluate", {"images": "3"}, "evaluate: images = '3': must be a valid integer"),
