@@ -37,6 +37,14 @@ def test_rise_and_settle_time(small: Make, preset: str, effects: dict[str, float
     assert Settle().picture(record).max() == 1
 
 
+def test_an_slm_faster_than_the_camera(small: Make) -> None:
+    """As on the ideal bench of a dry run: no rise to be seen, and settled by the first frame."""
+    made = small("ideal", 2)
+    record = Engine(made.bench).run(Settle())
+    assert record["slm_rise"] == 0
+    assert record["slm_settle"] < 0.003
+
+
 def test_an_slm_slower_than_its_file_says_is_refused(small: Make) -> None:
     made = small("ideal", 2, slm_rise_s=0.6)
     with pytest.raises(CalibrationError, match=r"settle: .*(raise settle_ms|exponential|slower than its settle_ms)"):

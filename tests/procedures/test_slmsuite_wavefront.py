@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,17 @@ import pytest
 
 from labctl.bench import Bench, opening
 from labctl.bench.conversation import Conversation, Done, Wanted
+from labctl.bench.facts import BenchFacts
 from labctl.bench.records import CalibrationRecord
 from labctl.config.load import parse_bench
-from labctl.errors import CalibrationError
+from labctl.errors import Aborted, CalibrationError
 from labctl.procedures.calibrations.slmsuite_wavefront import run_slmsuite, wide_pinhole
 from labctl.procedures.calibrations.wavefront import Wavefront
-from labctl.procedures.messages import Measure, Set
+from labctl.procedures.messages import Measure, Set, Steps
 from labctl.runs.engine import Engine
+from labctl.runs.recorded import open_run
+from labctl.runs.replay import replay
+from labctl.runs.store import RunStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:Covariance of the parameters could not be estimated")
 TEXT = """
@@ -126,6 +132,41 @@ def test_exposures_become_the_procedures_own(lab: tuple[Bench, Any]) -> None:
     assert [one.exposure_s for one in shown] == [1e-3] * 3
     assert len({int(one.slm[0, 0]) for one in shown if one.slm is not None}) == 3
     assert all(one.input is not None and one.input.max() == 255 for one in shown)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A procedure around a little work of slmsuite's."""
+
+    frames: int = 4
+    name: str = "counted"
+
+    def exposures(self, facts: BenchFacts) -> int:
+        return self.frames
+
+    def steps(self, facts: BenchFacts) -> Steps[float]:
+        found: float = yield from run_slmsuite(facts, "counted", counting(self.frames), wide_pinhole(facts), most=10)
+        return found
+
+
+def test_a_recorded_run_gives_the_same_again_without_a_bench(lab: tuple[Bench, Any], tmp_path: Path) -> None:
+    engine = Engine(lab[0], store=RunStore(tmp_path))
+    first = engine.run(Counted())
+    assert engine.folder is not None and engine.snapshot().captured == 4
+    assert replay(open_run(engine.folder), Counted(), runs_dir=None).result == first
+
+
+def test_an_abort_ends_it(lab: tuple[Bench, Any]) -> None:
+    engine = Engine(lab[0])
+
+    def stop_at_two(event: Any) -> None:
+        if engine.snapshot().captured >= 2:
+            engine.abort()
+
+    engine.observer = stop_at_two
+    with pytest.raises(Aborted):
+        engine.run(Counted(frames=9))
+    assert engine.snapshot().captured < 9
 
 
 @pytest.mark.parametrize("ending", ["close", "throw", "drop"])

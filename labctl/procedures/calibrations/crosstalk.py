@@ -91,7 +91,10 @@ class Crosstalk:
         best = min(tries, key=lambda tried: float(tried.cost))
         misses = best.fun
         residual = float(np.sqrt(np.mean(misses**2)))
-        slope = float((best.jac**2).sum())
+        # light changes with the square of a small width: the slope is taken over a step
+        other = min(float(best.x[0]) + 0.6, float(WIDTHS[-1]))
+        apart = (group.misses(response["phase"], stroke, other) - misses) / max(other - float(best.x[0]), 0.05)
+        slope = float((apart**2).sum())
         uncertainty = float(residual * np.sqrt(misses.size / max(misses.size - 2 * light.shape[1] - 1, 1)))
         uncertainty /= max(slope, 1e-12) ** 0.5
         if not np.isfinite(residual) or residual > self.limits["residual"]:

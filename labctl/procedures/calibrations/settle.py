@@ -86,19 +86,25 @@ class Settle:
             facts, self.name, self._grating(facts, 0.5), shown, brightest_of(places, half), start_s=facts.exposure_s
         )
         claimed = max(facts.slm_settle_s, 0.01)
-        runs = []
+        runs, rests = [], []
         for pattern in (small, large):
-            taken = yield from self._bursts(facts, plain, pattern, shown, exposure, places, half, claimed)
-            runs.append(taken)
-        rise = self._fitted(facts, runs[0], 0.25, exposure)
-        slow = self._fitted(facts, runs[1], 1.0, exposure)
+            times, light, rest = yield from self._bursts(facts, plain, pattern, shown, exposure, places, half, claimed)
+            runs.append((times, light))
+            rests.append(rest)
+        if np.ptp(runs[0][1]) < 0.05 * runs[0][1].max() and runs[0][1].max() > 5 * max(rests[0], 0.0):
+            # there already in the first frame: faster than the camera can tell
+            first = float(runs[0][0].min())
+            rise, slow = (0.0, 0.0, first, 0.0), (0.0, first, first, 0.0)
+        else:
+            rise = self._fitted(facts, runs[0], 0.25, exposure)
+            slow = self._fitted(facts, runs[1], 1.0, exposure)
         yield Set("camera", "window", window_over(facts, [middle], reach))
         input_exposure = yield from expose_for(facts, self.name, plain, shown, brightest_of([middle], half))
         settled, spread_input = yield from self._input(facts, plain, shown, input_exposure, middle, half)
         yield Set("camera", "window", None)
         settle_s = slow[1] + slow[0] * np.log(1 / WITHIN)
         residual = max(rise[3], slow[3])
-        uncertainty = slow[2] / max(slow[0], 1e-9)
+        uncertainty = slow[2] / slow[0] if slow[0] > 0 else 0.0
         if residual > self.limits["residual"] or not np.isfinite(residual):
             raise CalibrationError(
                 f"settle: the light does not approach its end as an exponential does (residual {residual:.3f} of the "
@@ -153,14 +159,15 @@ class Settle:
         places: list[NDArray[np.float64]],
         half: int,
         claimed: float,
-    ) -> Steps[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Times after the change (s, to the middle of the exposure) and the light then, over that at the end."""
-        times, light = [], []
+    ) -> Steps[tuple[NDArray[np.float64], NDArray[np.float64], float]]:
+        """Times after the change (s, to the middle of the exposure), the light then (counts), and that before it."""
+        times, light, rest = [], [], []
         for burst in range(self.bursts):
             # dense at first, and beyond what the file says in the end; the bursts interleave
             steps = (np.arange(self.points) + burst / self.bursts) / (self.points - 1)
             delays = 2.0 * claimed * steps**1.7
-            yield Measure([Exposure(before, shown, exposure, {"for": self.name})], "before the change")
+            (still,) = yield Measure([Exposure(before, shown, exposure, {"for": self.name})], "before the change")
+            rest.append(sum(float(signal(facts, still)[box(still, at, half)].sum()) for at in places))
             frames = yield Measure(
                 [Exposure(after, shown, exposure, {"for": self.name}, settle_s=float(d)) for d in delays],
                 "after the change",
@@ -174,7 +181,7 @@ class Settle:
                     )
                 light.append(sum(float(picture[box(frame, at, half)].sum()) for at in places))
                 times.append((frame.started + frame.ended) / 2 - frame.shown_slm)
-        return np.asarray(times), np.asarray(light)
+        return np.asarray(times), np.asarray(light), float(np.mean(rest))
 
     def _fitted(
         self, facts: BenchFacts, run: tuple[NDArray[np.float64], NDArray[np.float64]], part: float, exposure: float

@@ -74,8 +74,8 @@ def frames_wanted(facts: BenchFacts, method: str) -> int:
     """How many frames slmsuite takes, about."""
     if method == "superpixel":
         size = _superpixel(facts)
-        return 40 + 2 * int(np.prod([n // size for n in facts.geometry.slm.shape]))
-    return 40 + 2 * 11 * ZERNIKE_TERMS
+        return 70 + 2 * int(np.prod([n // size for n in facts.geometry.slm.shape]))
+    return 25 + 11 * ZERNIKE_TERMS
 
 
 def wavefront_by_slmsuite(
