@@ -11,6 +11,7 @@ from labctl.learning.backend import Backend
 from labctl.learning.data import ImageSet
 from labctl.procedures.calibrations import Calibrate
 from labctl.procedures.calibrations.check import Check
+from labctl.procedures.calibrations.graph import dependants, registry
 from labctl.procedures.deployment import show_image
 from labctl.procedures.evaluate import FOR_EXPOSURE, Captures, Deployed, Task, capture
 from labctl.procedures.messages import Exposure, Log, Set, Steps
@@ -89,9 +90,14 @@ def check_exposure(task: Task, facts: BenchFacts, deployed: Deployed) -> Exposur
 
 
 def recalibrated(facts: BenchFacts) -> Steps[dict[str, CalibrationRecord]]:
-    """Measure again what a check says no longer holds, or where it finds nothing what moves: records by kind."""
+    """Measure again what a check says no longer holds, or where it finds nothing what moves: records by kind.
+
+    A twin that was made from one of these is fitted again, because masks are made through it.
+    """
     yield Set("camera", "window", None)
     checked = yield from Check().steps(facts)
     kinds = tuple(kind for kind in checked.redo if kind != "reference") or ("registration", "fourier-centre")
+    if "twin" in facts.calibrations and "twin" in dependants(kinds, registry()):
+        kinds = (*kinds, "twin")
     calibration = yield from Calibrate(only=kinds, strict=True).steps(facts)
     return {record.kind: record for record in calibration.records}

@@ -44,6 +44,7 @@ BUILT_IN: Mapping[str, str] = {
     "wavefront": "wavefront:Wavefront",
     "pupil": "pupil:Pupil",
     "stability": "stability:Stability",
+    "twin": "twin:TwinFit",
     "reference": "check:Reference",
 }
 """Kind -> module here, and class, in the order in which they are measured where their needs and uses leave a choice."""
