@@ -341,10 +341,11 @@ class Engine:
             if hand is not None and choice in (prompt.options[0], AT_ITS_END):
                 _turn(hand, prompt)  # where the recorded run ends, the screws have to stand as they did
             return choice
-        if prompt != self._asked:
+        if hand is None and prompt != self._asked:
             self._telling.tell(events.Prompted(prompt))
         if hand is not None:
             choice = prompt.options[0] if _turn(hand, prompt) else AT_ITS_END
+            self._telling.say(f"{prompt.text} -> {choice} (the bench's own hand)")
         elif self._answer is None:
             choice = prompt.options[0]
             self._telling.say(f"{prompt.text} -> {choice} (nobody to ask)")

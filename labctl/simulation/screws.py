@@ -19,7 +19,7 @@ from labctl.simulation.effects import Truth
 from labctl.simulation.world import World
 
 ScrewName = tuple[str, str]
-TURN_S = 10.0
+TURN_S = 3.0
 """What a turn of a screw takes a person, on the bench's clock."""
 TRAVEL = {"x": 6.5, "y": 6.5, "rotation": 15.0, "focus": 12.0}
 """How far each kind of screw goes to either side of where it stands at first: mm, or degrees."""
