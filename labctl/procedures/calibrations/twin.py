@@ -18,7 +18,7 @@ from labctl.errors import CalibrationError
 from labctl.optics.encoders import EncoderSpec
 from labctl.optics.tiles import most_tiles
 from labctl.procedures.calibrations.common import flat, record
-from labctl.procedures.deployment import Deployment, compile_deployment, read_points
+from labctl.procedures.deployment import MARGIN_PX, Deployment, compile_deployment, read_points
 from labctl.procedures.exposing import around, expose_well, full_scale, laser_on, signal
 from labctl.procedures.messages import Exposure, Gray, Log, Measure, Publish, Set, Steps
 from labctl.twin import judging
@@ -45,6 +45,8 @@ class TwinFit:
 
     Attributes
     ----------
+    image : (y, x), pixels
+        Largest size of an input; smaller where the bench has no room for two tiles of it.
     masks, inputs : int
         Kernel banks that are fitted, and inputs shown with each.
     held_out, repeats : int
@@ -103,12 +105,10 @@ class TwinFit:
         CalibrationError
             If the bench has no room for two tiles of these images.
         """
-        room = most_tiles(
-            facts.geometry, image=self.image, kernel=(KERNEL, KERNEL), block=self.block, margin=(12.0, 12.0)
-        )
+        image, room = self._room(facts)
         if room < 2:
             raise CalibrationError(
-                f"twin: no two tiles of {self.image[0]} x {self.image[1]} pixels fit on bench '{facts.name}': "
+                f"twin: no two tiles of {image[0]} x {image[1]} pixels fit on bench '{facts.name}': "
                 "give a smaller `image`"
             )
         generator = torch.Generator().manual_seed(self.seed)
@@ -116,27 +116,37 @@ class TwinFit:
         for n in range(self.masks + self.held_out):
             kernels = torch.randn(min(room // 2, 8), 1, KERNEL, KERNEL, generator=generator)
             found.append(
-                compile_deployment(
-                    kernels, facts, image=self.image, block=self.block, encoder=ENCODERS[n % len(ENCODERS)]
-                )
+                compile_deployment(kernels, facts, image=image, block=self.block, encoder=ENCODERS[n % len(ENCODERS)])
             )
         return found
+
+    def _room(self, facts: BenchFacts) -> tuple[tuple[int, int], int]:
+        """Size of the images, the largest up to `image` of which two tiles fit if any does, and how many fit."""
+        for part in (1.0, 0.86, 0.72, 0.58, 0.44):
+            image = max(4, round(part * self.image[0])), max(4, round(part * self.image[1]))
+            room = most_tiles(
+                facts.geometry, image=image, kernel=(KERNEL, KERNEL), block=self.block, margin=(MARGIN_PX, MARGIN_PX)
+            )
+            if room >= 2:
+                break
+        return image, room
 
     def pictures(self, facts: BenchFacts, count: int) -> list[Gray]:
         """Random inputs of three kinds, in turn: noise, soft noise, and few bright pixels."""
         rng = np.random.default_rng([self.seed, 17])
         rows, columns = facts.geometry.input.shape
         top = facts.input_levels - 1
-        size = self.image[0] * self.block[0], self.image[1] * self.block[1]
+        image, _ = self._room(facts)
+        size = image[0] * self.block[0], image[1] * self.block[1]
         r, c = (rows - size[0]) // 2, (columns - size[1]) // 2
         found = []
         for n in range(count):
-            level = rng.random(self.image)
+            level = rng.random(image)
             if n % 3 == 1:
                 level = gaussian_filter(level, 1.0)
                 level = (level - level.min()) / (level.max() - level.min())
             elif n % 3 == 2:
-                level = level * (rng.random(self.image) < 0.4)
+                level = level * (rng.random(image) < 0.4)
             shown = np.zeros((rows, columns), np.uint8 if facts.input_levels <= 256 else np.uint16)
             blocks = np.rint(top * level / max(float(level.max()), 1e-9)).astype(shown.dtype)
             shown[r : r + size[0], c : c + size[1]] = blocks.repeat(self.block[0], 0).repeat(self.block[1], 1)
