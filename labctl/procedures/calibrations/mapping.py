@@ -14,7 +14,9 @@ from labctl.optics.geometry import Geometry
 
 Array = NDArray[np.float64]
 CHANCE = 1e-4
-"""Distortion is taken as there if chance alone would lower the residual as far with less than this probability."""
+"""Distortion is taken as there if chance alone would lower the residual as far with less than this probability,"""
+LESS = 0.25
+"""and if it lowers the misses' squares to this part: neighbouring dots disturb each other a little, which bends too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ def fit_mapping(inputs: Array, outputs: Array, centre: Array, span: float) -> Ma
     more, *_ = np.linalg.lstsq(full, outputs.ravel(), rcond=None)
     less = outputs.ravel() - full @ more
     ratio = ((away**2).sum() - (less**2).sum()) / 3 / max(float((less**2).sum()) / (count - 9), 1e-12)
-    if fisher.sf(ratio, 3, count - 9) < CHANCE and (less**2).sum() < 0.6 * (away**2).sum():
+    if fisher.sf(ratio, 3, count - 9) < CHANCE and (less**2).sum() < LESS * (away**2).sum():
         distortion, away, freedom = np.asarray(more[6:], np.float64), less.reshape(-1, 2), count - 9
         solved = more[:6].reshape(2, 3).T
     scatter = float((away**2).sum()) / max(freedom, 1)

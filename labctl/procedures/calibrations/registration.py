@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -49,6 +49,9 @@ class Registration:
         Side of the square of panel pixels that is used; it must be lit.
     dots : int
         Dots per side of the grid.
+    dot_px : int
+        Side of a dot, panel pixels; 0 takes the size of 3 to 5 whose light is least cut off at the SLM's edge, so that
+        dots have the faintest side lobes: those disturb their neighbours.
     carrier : float
         Largest carrier shown over the whole SLM, cycles per SLM pixel.
     limit_px : float
@@ -59,7 +62,7 @@ class Registration:
 
     span_px: int = 80
     dots: int = 7
-    dot_px: int = 3
+    dot_px: int = 0
     carrier: float = 0.16
     limit_px: float = 0.5
     target: Literal["auto", "dots", "charuco"] = "auto"
@@ -85,6 +88,8 @@ class Registration:
         return [(c, 0.0), (0.0, c), (-c, 0.0), (0.0, -c), (c, c), (-c, c), (c, -c), (-c, -c)]
 
     def steps(self, facts: BenchFacts) -> Steps[CalibrationRecord]:
+        if self.dot_px == 0:
+            return (yield from replace(self, dot_px=_quietest_dot(facts)).steps(facts))
         yield from laser_on(facts)
         yield Set("camera", "window", None)  # an aborted run may have left a narrow one
         panel = min(facts.geometry.input.shape)
@@ -334,3 +339,12 @@ class Registration:
         spots = yield from measure_spots(facts, patches, sets, dot, black(facts), seen, steer, purpose="registration")
         last = 28 if across >= 6 else 15
         return where, seen, fit_wavefront(spots, patches, geometry.slm.shape, steer, last=last)
+
+
+def _quietest_dot(facts: BenchFacts) -> int:
+    """Side of the dot, panel pixels, whose spectrum is faintest at the SLM's edge."""
+    geometry = facts.geometry
+    at_edge = [
+        geometry.input.pitch[i] * geometry.slm.extent[i] / 2 / (geometry.wavelength * geometry.f1) for i in (0, 1)
+    ]
+    return min((3, 4, 5), key=lambda px: sum(abs(float(np.sinc(px * frequency))) for frequency in at_edge))
