@@ -241,7 +241,7 @@ class Check:
         same_gain = True
         if electrons is not None and gain is not None:
             ratio = abs(float(gain[0]) / float(electrons["gain"]) - 1)
-            judge("camera gain", "", ratio, self.gain, "of it", "gain")
+            judge("camera gain", "", ratio, max(self.gain, SIGMAS * float(gain[1])), "of it", "gain")
             same_gain = found[-1].good
         if reference is None:
             return found

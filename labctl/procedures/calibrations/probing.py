@@ -64,9 +64,9 @@ class Observed:
     Attributes
     ----------
     values : mapping of name to float array
-        ``light`` (counts/s), ``gain`` (electrons/count), ``dots`` [n, 2] and ``carriers`` [k, 2] (camera px),
-        ``centre`` (SLM px off the recorded one), ``gray`` (phase steps, rad), ``tile`` (amplitudes, of unit norm).
-        What could not be had is left out.
+        ``light`` (counts/s), ``gain`` (electrons/count, relative error), ``dots`` [n, 2] and ``carriers``
+        [k, 2] (camera px), ``centre`` (SLM px off the recorded one), ``gray`` (phase steps, rad), ``tile`` (amplitudes,
+        of unit norm). What could not be had is left out.
     exposures : mapping of name to s
     notes : tuple of str
         Why something is left out.
@@ -283,7 +283,7 @@ def _read(scene: Scene, named: Mapping[str, list[Frame]], tile: Deployment | Non
         share = np.clip(through / max(float(np.mean(white)), 1e-9), 0.01, 0.99)
         values["gray"] = np.arccos(2 * share - 1)
     if gain := _gain(facts, *named["white"]):
-        values["gain"] = np.array([gain])
+        values["gain"] = np.array(gain)
     if "knife" in named:
         values["centre"] = _centre(scene, named["knife"], shift)
     if tile is not None:
@@ -311,18 +311,24 @@ def _light(picture: NDArray[np.float32], frame: Frame, place: Vector, half: int)
     return float(picture[max(r - half, 0) : r + half, max(c - half, 0) : c + half].sum())
 
 
-def _gain(facts: BenchFacts, a: Frame, b: Frame) -> float:
-    """Photo-electrons per count from two frames of the same light, as `Gain` does; 0 if there is too little of it."""
+def _gain(facts: BenchFacts, a: Frame, b: Frame) -> tuple[float, float] | None:
+    """Photo-electrons per count and relative error, from two frames of the same light; None if there is too little.
+
+    As `Gain` does, but of the difference of each pixel and its neighbour: light that wanders or flickers falls out.
+    """
     first, second = signal(facts, a), signal(facts, b)
     top = 2.0**facts.camera_bitdepth - 1
     lit = (first + second > first.max()) & (a.data < 0.95 * top) & (b.data < 0.95 * top)
-    if lit.sum() < 200:
-        return 0.0
-    x, y = first[lit], second[lit]
-    y = y * (x.mean() / y.mean())
+    both = lit[:, 1:] & lit[:, :-1]
+    if both.sum() < 200:
+        return None
+    away = first - second * np.float32(first[lit].mean() / second[lit].mean())
+    apart = (away[:, 1:] - away[:, :-1])[both]
     floor = float(facts.calibrations["gain"]["floor"]) if "gain" in facts.calibrations else 0.0
-    variance = float(np.mean((x - y) ** 2) / 2) - floor
-    return float(x.mean() / variance) if variance > 0 else 0.0
+    variance = float(np.mean(apart**2) / 4) - floor
+    # neighbouring differences share a pixel: they count three halves less than if they were independent
+    error = float(np.sqrt(3 / both.sum())) * (1 + max(floor, 0.0) / max(variance, 1e-9))
+    return (float(first[lit].mean() / variance), error) if variance > 0 else None
 
 
 def _centre(scene: Scene, frames: list[Frame], shift: Vector) -> Vector:
