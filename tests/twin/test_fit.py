@@ -29,7 +29,7 @@ def delivered() -> Twin:
     twin.load_values(
         {
             "input_place": twin.input_place.numpy() + np.array([0.3, -0.4]), "centre": [48.5, 46.0], "crosstalk": 1.0,
-            "zero_order": [0.2, 0.0], "zernikes": zernikes, "log_gain": np.log(2e5),
+            "zero_order": [0.2, 0.0], "zernikes": zernikes, "log_gain": np.log(2e7),
             "lut": 0.2 * np.sin(np.linspace(0, np.pi, 9))[:-1],
         }
     )  # fmt: skip
@@ -60,25 +60,28 @@ def start() -> Twin:
     return twin
 
 
+@torch.no_grad()
+def error_on(twin: Twin, seen: Captured) -> float:
+    rng = np.random.default_rng(0)
+    errors = [amplitude_error(twin, seen, n, seen.of(n), choose(WINDOW, 9999, rng)) for n in seen.shown]
+    return float(torch.stack(errors).mean())
+
+
 def test_the_fit_finds_what_made_the_captures() -> None:
     true = delivered()
-    twin, seen = start(), captured(true, 12)
-    losses = fit(
-        twin, seen, Plan(steps=160, free=("input_place", "centre", "crosstalk", "zero_order", "zernikes", "lut"))
-    )
-    assert np.mean(losses[-10:]) < 0.05 * np.mean(losses[:5])
-    assert twin.input_place.tolist() == pytest.approx(true.input_place.tolist(), abs=0.05)
+    twin, seen = start(), captured(true, 10)
+    fit(twin, seen, Plan(steps=110, free=("input_place", "centre", "crosstalk", "zero_order", "zernikes", "lut")))
+    # a speckle is 5.7 camera pixels wide here, and odd Zernikes move it too
+    assert twin.input_place.tolist() == pytest.approx(true.input_place.tolist(), abs=0.25)
     assert twin.centre.tolist() == pytest.approx(true.centre.tolist(), abs=0.3)
     assert float(twin.crosstalk) == pytest.approx(1.0, abs=0.08)
     assert twin.zero_order.tolist() == pytest.approx([0.2, 0.0], abs=0.03)
-    assert twin.zernikes.numpy()[3:10] == pytest.approx(true.zernikes.numpy()[3:10], abs=0.01)
-    assert float((twin.phase_table() - true.phase_table()).square().mean().sqrt()) < 0.05
+    assert twin.zernikes.numpy()[3:10] == pytest.approx(true.zernikes.numpy()[3:10], abs=0.02)
+    # a phase common to all levels but the top is nearly a phase of the zero order
+    assert float((twin.phase_table() - true.phase_table())[:224].std()) < 0.05
     assert not any(p.requires_grad for p in twin.parameters())
     unseen = captured(true, 4, seed=9)
-    rng = np.random.default_rng(0)
-    with torch.no_grad():
-        errors = [amplitude_error(twin, unseen, n, unseen.of(n), choose(WINDOW, 9999, rng)) for n in unseen.shown]
-    assert float(torch.stack(errors).mean()) < 2.5 * np.mean(losses[-10:])
+    assert error_on(twin, unseen) < 0.1 * error_on(start(), unseen)
 
 
 def test_a_ghost_is_found_where_it_is() -> None:
@@ -89,18 +92,19 @@ def test_a_ghost_is_found_where_it_is() -> None:
     twin.load_values({name: p.detach().numpy() for name, p in true.named_parameters() if "ghost" not in name})
     assert find_ghost(twin, seen, seen.shown) > 8
     assert twin.ghost_paths[0].numpy() == pytest.approx([12.0, -21.0, 2.0], abs=2.0)
-    fit(twin, seen, Plan(steps=80, free=("ghosts", "ghost_paths")))
+    fit(twin, seen, Plan(steps=60, free=("ghosts", "ghost_paths")))
     assert twin.ghosts[0].numpy() == pytest.approx([0.06, 0.03], abs=0.01)
     assert twin.ghost_paths[0].numpy() == pytest.approx([12.0, -21.0, 2.0], abs=0.3)
 
 
-def test_no_ghost_is_found_where_there_is_none() -> None:
+def test_a_ghost_that_is_not_there_goes_away() -> None:
     true = delivered()
     twin = start()
     twin.load_values({name: p.detach().numpy() for name, p in true.named_parameters()})
-    seen = captured(true, 8)
+    seen = captured(true, 6)
     find_ghost(twin, seen, seen.shown)
-    assert float(twin.ghosts[0].abs().max()) in (0.0, pytest.approx(0.02))
+    fit(twin, seen, Plan(steps=40, free=("ghosts", "ghost_paths")))
+    assert float(twin.ghosts.abs().max()) < 0.006
 
 
 def test_smooth_parts_of_the_free_form_part_go_where_they_belong() -> None:
@@ -133,7 +137,7 @@ def test_uncertainties_cover_what_the_noise_did() -> None:
     twin, seen = start(), captured(true, 12)
     twin.load_values({name: p.detach().numpy() for name, p in true.named_parameters()})
     twin.input_place.add_(0.05)
-    fit(twin, seen, Plan(steps=60, free=("input_place",)))
+    fit(twin, seen, Plan(steps=40, free=("input_place",)))
     found = judging.uncertainties(twin, seen, ["input_place", "lut"])
     away = np.abs((twin.input_place - true.input_place).numpy())
     assert (away < 5 * found["input_place"] + 2e-3).all()
