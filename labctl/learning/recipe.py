@@ -124,7 +124,8 @@ DetectionName = Literal["paired", "intensity", "incoherent"]
 class VariantSection(Section):
     """[[student.variants]]: the same student read in another way, trained beside it by `labctl train --arms`.
 
-    What is absent is as in [student]. Figures of its arms are called "NAME/ARM".
+    What is absent is as in [student]. Figures of its arms are called "NAME/ARM". One that is `ideal` is trained for an
+    ideal bench, without [robustness] and [readout]: what these cost is the difference.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -135,6 +136,7 @@ class VariantSection(Section):
     epochs: Positive | None = None
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] | None = None
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    ideal: bool = False
 
 
 class StudentSection(FitSection):
@@ -161,7 +163,7 @@ class StudentSection(FitSection):
         if not name:
             return self.model_copy(update={"variants": ()})
         found = next(variant for variant in self.variants if variant.name == name)
-        own = found.model_dump(exclude_none=True, exclude={"name", "after_detection", "pool", "hidden"})
+        own = found.model_dump(exclude_none=True, exclude={"name", "ideal", "after_detection", "pool", "hidden"})
         inner = found.model_dump(exclude_none=True, include={"after_detection", "pool", "hidden"})
         backend = self.backend.model_copy(update=inner)
         return self.model_copy(update={**own, "backend": backend, "variants": ()})
@@ -242,6 +244,12 @@ class Recipe(Section):
             return known
         rows, columns = (size, size) if isinstance(size, int) else size
         return dataclasses.replace(known, shape=(known.shape[0], rows, columns))
+
+    def for_variant(self, name: str) -> Recipe:
+        """The recipe that one variant is trained by: an ideal one knows of no bench."""
+        if not any(variant.ideal for variant in self.student.variants if variant.name == name):
+            return self
+        return self.model_copy(update={"robustness": RobustnessSection(), "readout": ReadoutSection()})
 
     @property
     def sha256(self) -> str:

@@ -58,7 +58,7 @@ def _teacher_key(recipe: Recipe, data: Splits) -> str:
 
 def _student_key(recipe: Recipe, teacher: str, at: _Planned) -> str:
     """The same for one student; more seeds, arms or variants leave the networks that are done as they are."""
-    section = recipe.student.variant(at.variant)
+    section, recipe = recipe.student.variant(at.variant), recipe.for_variant(at.variant)
     return _digest(
         teacher,
         section.model_dump_json(exclude={"seeds", "arms", "variants"}, exclude_defaults=True),
@@ -197,6 +197,7 @@ def _train_student(
     compiled: bool,
 ) -> tuple[Student, RunMetrics]:
     student = make_student(recipe, at.variant, at.arm, at.seed, images, data)
+    recipe = recipe.for_variant(at.variant)
     if at.arm == "transfer":
         give_hint(recipe, student, views, at.seed)
     student = student.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]

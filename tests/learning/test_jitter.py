@@ -59,3 +59,14 @@ def test_maps_get_that_noise_and_a_balanced_kernel_pays_for_its_tiles() -> None:
 def test_such_noise_needs_maps_as_large_as_the_image() -> None:
     with pytest.raises(ConfigError, match=r"robustness\.tiles"):
         parse_recipe('name = "x"\n[student]\nspectral_pool = 2\n[robustness]\ntiles = 0.1\n')
+
+
+def test_an_ideal_variant_is_trained_without_what_a_bench_does() -> None:
+    recipe = parse_recipe(
+        'name = "x"\n[[student.variants]]\nname = "ideal"\nideal = true\n[[student.variants]]\nname = "relu"\n'
+        'after_detection = "relu"\n[robustness]\ntiles = 0.1\n[readout]\nelectrons = 100\n'
+    )
+    assert recipe.for_variant("ideal").robustness == RobustnessSection()
+    assert not recipe.for_variant("ideal").readout.active
+    assert recipe.for_variant("") is recipe.for_variant("relu") is recipe
+    assert recipe.student.variant("ideal") == recipe.student.variant("")
