@@ -313,7 +313,7 @@ def collect(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def totals(seeds: Iterable[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, float]]:
-    """Frames and bench time of all calibrations together: mean and worst of each, over the seeds that have it, summed."""
+    """Frames and bench time of all calibrations: mean and worst of each over the seeds that have it, summed."""
     found = {}
     for name, key, unit in (("frames", "frames", 1), ("bench time (min)", "bench_s", 60)):
         kinds: dict[str, list[float]] = {}
