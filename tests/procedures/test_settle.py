@@ -22,7 +22,7 @@ Make = Callable[..., Any]
         ("ideal", {"slm_rise_s": 0.04}),
         ("ideal", {"slm_rise_s": 0.02, "slm_rise_slowing": 0.5, "slm_crosstalk_px": 0.9}),
         ("typical", {}),
-        ("typical", {"slm_rise_s": 0.06}),
+        ("typical", {"slm_rise_s": 0.06, "laser_flicker": 0.006}),
     ],
 )
 def test_rise_and_settle_time(small: Make, preset: str, effects: dict[str, float]) -> None:

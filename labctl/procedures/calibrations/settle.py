@@ -242,8 +242,9 @@ class Settle:
             light.append(float(signal(facts, frame)[box(frame, middle, half)].sum()))
             times.append(frame.started - frame.shown_input)
         found, at = np.asarray(light), np.asarray(times)
-        end = float(np.median(found[-4:]))
-        noise = max(WITHIN, 3 * float(np.std(found[-4:])) / max(end, 1e-9))
+        end = float(np.median(found[-max(4, len(found) // 2) :]))
+        late = found[-max(4, len(found) // 2) :]  # a laser's flicker is no settling
+        noise = max(WITHIN, 4 * float(np.std(late, ddof=1)) / max(end, 1e-9))
         off = np.abs(found / end - 1) > noise
         if off[-4:].any() or end <= 0:
             raise CalibrationError(f"{self.name}: the input panel's light does not come to rest: raise its settle_ms")
