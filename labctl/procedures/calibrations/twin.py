@@ -52,8 +52,8 @@ class TwinFit:
     held_out, repeats : int
         Kernel banks held out, with as many inputs each; and how often the first of these is shown.
     on_axis, levels : int
-        Smooth random masks and flat gray levels that are seen around the zero order, where what the panel does not
-        modulate meets what it does.
+        Smooth random masks, and random patches of the top gray level and one other, that are seen around the zero
+        order, where what the panel does not modulate meets what it does.
     fit_steps : int
         Of the fit; half a second each for an SLM of a million pixels.
     """
@@ -89,12 +89,13 @@ class TwinFit:
         held = self.held_out * (self.inputs + self.repeats - 1)
         return self.masks * self.inputs + held + 2 * self.on_axis + self.levels + 2 * len(ENCODERS) * 2 + 10
 
-    def plans(self) -> tuple[Plan, Plan]:
-        """The two stages of the fit: what is smooth, then everything."""
-        first = self.fit_steps // 3
+    def plans(self) -> tuple[Plan, Plan, Plan]:
+        """The stages of the fit: what is smooth; the free-form part as well; and everything, with a ghost."""
+        third = self.fit_steps // 3
         return (
-            Plan(steps=first, rate=1.0, free=SMOOTH, seed=self.seed),
-            Plan(steps=self.fit_steps - first, rate=0.6, seed=self.seed + 1),
+            Plan(steps=third, rate=1.0, free=SMOOTH, seed=self.seed),
+            Plan(steps=third, rate=0.6, free=(*SMOOTH, "rough"), seed=self.seed + 1),
+            Plan(steps=self.fit_steps - 2 * third, rate=0.6, seed=self.seed + 2),
         )
 
     def banks(self, facts: BenchFacts) -> list[Deployment]:
@@ -178,14 +179,15 @@ class TwinFit:
                 twin.crosstalk.fill_(0.8)  # what fringing fields make of most panels
         points = read_points(banks[0], 4)
         before = judging.score(twin, held, points)
-        first, second = self.plans()
-        yield from self._fit(twin, fitted, first)
+        smooth, rough, last = self.plans()
+        yield from self._fit(twin, fitted, smooth)
+        yield from self._fit(twin, fitted, rough)
+        judging.camera_response(twin, fitted, fitted.shown)
+        # a ghost shows once little else is left
         ghost = find_ghost(twin, fitted, list(range(min(self.masks, 8))), seed=self.seed)
         yield Log(f"twin: a second image stands out {ghost:.0f} times over the rest")
-        free = second.free if bool(twin.ghosts.any()) else tuple(n for n in second.free if n not in GHOST)
-        yield from self._fit(twin, fitted, replace(second, steps=second.steps // 2, free=free))
-        judging.camera_response(twin, fitted, fitted.shown)
-        yield from self._fit(twin, fitted, replace(second, steps=second.steps - second.steps // 2, rate=0.3, free=free))
+        free = last.free if bool(twin.ghosts.any()) else rough.free
+        yield from self._fit(twin, fitted, replace(last, free=free))
         judging.take_smooth_out(twin)
         self._set_gain(twin, fitted)
         return (yield from self._record(facts, twin, fitted, held, repeats, points, before, free))
@@ -254,7 +256,12 @@ class TwinFit:
         rng = np.random.default_rng([self.seed, 23])
         levels, shape = facts.slm_levels, facts.geometry.slm.shape
         kind = np.uint8 if levels <= 256 else np.uint16
-        patterns = [np.full(shape, round(level), kind) for level in np.linspace(0, levels - 1, self.levels)]
+        patterns: list[Gray] = []
+        for n, level in enumerate(np.linspace(0, levels - 1, self.levels, endpoint=False)):
+            block = max(min(shape) // (64, 32)[n % 2], 1)
+            top = rng.random([-(-size // block) for size in shape]) < 0.5
+            patterns.append(np.where(top.repeat(block, 0).repeat(block, 1), levels - 1, round(level)).astype(kind))
+            patterns[-1] = np.ascontiguousarray(patterns[-1][: shape[0], : shape[1]])
         for n in range(self.on_axis):
             rough = gaussian_filter(rng.standard_normal(shape), min(shape) / (40, 80)[n % 2], mode="wrap")
             patterns.append(((1.4 * rough / rough.std() / (2 * np.pi) + rng.random()) % 1.0 * levels).astype(kind))
