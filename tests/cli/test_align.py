@@ -103,6 +103,34 @@ def test_a_step_that_does_not_exist_is_one_line(lab: Workspace, capsys: pytest.C
     assert err.splitlines()[-1].startswith("labctl: align: only")
 
 
+@pytest.mark.parametrize(
+    ("mechanics", "said"),
+    [
+        ("camera = { x = 0.0 }", "camera.x = 0 is a screw that moves nothing: leave it out"),
+        ("camera = { tilt = 1.0 }", "mechanics.camera"),
+        ("lens = { x = 1.0 }", "mechanics.lens"),
+    ],
+)
+def test_mechanics_that_make_no_sense_are_one_line(
+    lab: Workspace, capsys: pytest.CaptureFixture[str], mechanics: str, said: str
+) -> None:
+    text = SMALL.replace("camera = { x = 0.5, y = -0.5 }", mechanics)
+    (lab.benches / "small.toml").write_text(text, encoding="utf-8")
+    assert run(["align", "small", "--dry-run"]) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert len([line for line in err.splitlines() if line.startswith("labctl:")]) == 1
+
+
+def test_mechanics_leave_calibrations_valid(lab: Workspace) -> None:
+    from labctl.config.load import load_bench
+
+    known = load_bench("small", lab)
+    assert known.mechanics == {"camera": {"x": 0.5, "y": -0.5}}
+    (lab.benches / "small.toml").write_text(SMALL.replace("[mechanics]\ncamera", "[mechanics]\nslm"), encoding="utf-8")
+    assert load_bench("small", lab).digest() == known.digest()
+
+
 PROMPT = Prompt(
     "Move the camera.",
     ("done", AT_ITS_END, "skip", "abort"),
