@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from labctl.bench.facts import BenchFacts
 from labctl.errors import CalibrationError
-from labctl.procedures.calibrations import Dark, Gain
+from labctl.procedures.calibrations import Dark, FourierCentre, Gain, Registration
 from labctl.procedures.calibrations.common import flat
+from labctl.procedures.calibrations.flat_field import FlatField, _field, _lasting, _waves
 from labctl.procedures.calibrations.input_response import InputResponse, _isotonic
 from labctl.procedures.calibrations.linearity import linearity
 from labctl.procedures.calibrations.stability import Stability
@@ -191,3 +192,32 @@ def test_each_takes_as_many_frames_as_it_says(small: Open) -> None:
         engine.run(procedure)
         assert engine.snapshot().captured == pytest.approx(procedure.exposures(facts), abs=6)
         assert engine.snapshot().captured <= budget[procedure.name]
+
+
+def test_fringes_are_told_from_speckle() -> None:
+    """A wave that is in every frame is found with its amplitude; without one, none is."""
+    dice = np.random.default_rng(2)
+    clear = np.ones((200, 240), bool)
+    clear[80:120, 90:140] = False
+    wave = np.array([[0.031, -0.047, 0.03, 0.02]])
+    for fringes in (wave, np.zeros((0, 4))):
+        field = 1 + _field(clear.shape, fringes)
+        each = [np.where(clear, dice.exponential(1.0, clear.shape) * field - 1, 0.0) for _ in range(8)]
+        found, error = _lasting(_waves(np.mean(each, axis=0), clear), each, [clear] * len(each))
+        assert len(found) == len(fringes)
+        assert error < 0.004
+        if len(found):
+            assert np.abs(_field(clear.shape, found) - _field(clear.shape, fringes)).max() < 0.012
+
+
+@pytest.mark.slow
+def test_fringes_on_a_bench_are_found(scored: Open) -> None:
+    made = scored("typical", 1)
+    measure(made, Dark(), Registration(), FourierCentre())
+    found = measure(made, FlatField())
+    period, angle, start = made.world._truth.fringe
+    rows, columns = np.indices(found["response"].shape)
+    phase = (rows * np.sin(angle) + columns * np.cos(angle)) * 2 * np.pi / period + start
+    true = 1 + made.world._effects.fringes * np.sin(phase)
+    assert np.corrcoef(true.ravel(), found["response"].ravel())[0, 1] > 0.95
+    assert FlatField().picture(found).shape == true.shape
