@@ -155,7 +155,7 @@ def uncertainties(
     With J the derivative of a capture's amplitudes and r its residual: the sum of squares of ``J^T r`` over captures,
     over the square of the diagonal of ``J^T J`` (a sandwich estimate, which allows for residuals that are correlated
     within a frame); the diagonal comes from products with random signs (Bekas et al., Appl. Numer. Math. 57, 1214
-    (2007)).
+    (2007)). 0 for what is held, and for what makes no difference to any capture.
     """
     rng = np.random.default_rng(seed)
     named = dict(twin.named_parameters())
@@ -192,7 +192,7 @@ def uncertainties(
     for name in free:
         bend = (square[name] * more).numpy()
         spread = np.sqrt((moved[name] * more).numpy())
-        found[name] = np.where(bend > 0, spread / np.maximum(bend, 1e-30), np.inf)
+        found[name] = np.where(bend > 0, spread / np.maximum(bend, 1e-30), 0.0)
     return found
 
 

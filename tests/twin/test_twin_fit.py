@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from labctl.bench import Bench, opening
-from labctl.bench.records import CalibrationRecord, load_record, save_record
+from labctl.bench.records import CalibrationRecord, load_record, save_record, unsound
 from labctl.config.load import load_bench
 from labctl.errors import CalibrationError
 from labctl.procedures.calibrations import Dark, FourierCentre, Registration
@@ -49,6 +49,7 @@ def calibrated(bench: Bench) -> Bench:
 def test_it_predicts_masks_and_inputs_it_never_saw(calibrated: Bench, tmp_path: Path) -> None:
     engine = Engine(calibrated)
     record = engine.run(QUICK)
+    assert unsound(record) == ""
     quality = record.quality
     assert quality["one_minus_r_mean"] < 0.02
     assert quality["one_minus_r_mean"] < 0.5 * quality["one_minus_r_mean_before_fit"]
