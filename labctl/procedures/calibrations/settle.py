@@ -32,9 +32,9 @@ class Settle:
 
     A grating of two gray levels is written over a flat pattern, for a step of about half a turn of phase and for the
     largest that the panel has, and the light in its first order is watched: ``sin^2`` of half the phase between its
-    bars, which approaches its end as an exponential after a latency. Bursts of exposures follow each change; a frame
-    says itself how long after the change it was taken, so a slow camera only gives fewer points to each burst. The
-    input panel goes from black to white.
+    bars, which approaches its end as an exponential after a latency; then the step back, which may be slower. A burst
+    of exposures follows each change; a frame says itself how long after the change it was taken, so a slow camera only
+    gives fewer points to each burst. The input panel goes from black to white.
 
     Why not slmsuite's ``settle_calibrate``: it takes the light of a blaze for an exponential, which it is not, and its
     result leaves 5 % of the phase (docs/how-to/slmsuite-calibrations.md).
@@ -42,15 +42,15 @@ class Settle:
     Attributes
     ----------
     bursts : int
-        For each step.
+        For each step, each way.
     points : int
         Exposures in each burst.
     side_px : int
         Largest side of the white square on the panel, panel pixels.
     """
 
-    bursts: int = 2
-    points: int = 14
+    bursts: int = 1
+    points: int = 16
     side_px: int = 56
 
     needs: ClassVar[tuple[str, ...]] = ("registration",)
@@ -63,7 +63,7 @@ class Settle:
         return "settle"
 
     def exposures(self, facts: BenchFacts) -> int:
-        return (2 * self.bursts + 1) * (self.points + 1) + 6
+        return (4 * self.bursts + 1) * (self.points + 1) + 6
 
     def steps(self, facts: BenchFacts) -> Steps[CalibrationRecord]:
         registration = facts.calibration("registration")
@@ -87,23 +87,28 @@ class Settle:
         )
         claimed = max(facts.slm_settle_s, 0.01)
         runs, rests = [], []
-        for pattern in (small, large):
-            times, light, rest = yield from self._bursts(facts, plain, pattern, shown, exposure, places, half, claimed)
-            runs.append((times, light))
-            rests.append(rest)
+        for pattern in (small, large):  # a crystal often relaxes more slowly than it rises: both ways
+            for before, after in ((plain, pattern), (pattern, plain)):
+                times, light, rest = yield from self._bursts(
+                    facts, before, after, shown, exposure, places, half, claimed
+                )
+                runs.append((times, light))
+                rests.append(rest)
         if np.ptp(runs[0][1]) < 0.05 * runs[0][1].max() and runs[0][1].max() > 5 * max(rests[0], 0.0):
             # there already in the first frame: faster than the camera can tell
             first = float(runs[0][0].min())
-            rise, slow = (0.0, 0.0, first, 0.0), (0.0, first, first, 0.0)
+            rise = fall = (0.0, 0.0, first, 0.0)
+            slow = (0.0, first, first, 0.0)
         else:
-            rise = self._fitted(facts, runs[0], 0.25, exposure)
-            slow = self._fitted(facts, runs[1], 1.0, exposure)
+            rise, fall = (self._fitted(facts, runs[n], 0.25, exposure, up=n == 0) for n in (0, 1))
+            ways = [self._fitted(facts, runs[n], 1.0, exposure, up=n == 2) for n in (2, 3)]
+            slow = max(ways, key=lambda way: way[1] + way[0] * np.log(1 / WITHIN))
         yield Set("camera", "window", window_over(facts, [middle], reach))
         input_exposure = yield from expose_for(facts, self.name, plain, shown, brightest_of([middle], half))
         settled, spread_input = yield from self._input(facts, plain, shown, input_exposure, middle, half)
         yield Set("camera", "window", None)
         settle_s = slow[1] + slow[0] * np.log(1 / WITHIN)
-        residual = max(rise[3], slow[3])
+        residual = max(rise[3], fall[3], slow[3])
         uncertainty = slow[2] / slow[0] if slow[0] > 0 else 0.0
         if residual > self.limits["residual"] or not np.isfinite(residual):
             raise CalibrationError(
@@ -119,11 +124,12 @@ class Settle:
             facts,
             {
                 "slm_rise": (rise[0] * np.log(9.0), "s (10-90 %, step of half a turn)"),
-                "slm_settle": (settle_s, "s (largest step, to 1 %)"),
+                "slm_fall": (fall[0] * np.log(9.0), "s (10-90 %, the same step back)"),
+                "slm_settle": (settle_s, "s (largest step, the slower way, to 1 %)"),
                 "slm_latency": (slow[1], "s"),
                 "input_settle": (settled, "s (black to white, to 1 %)"),
-                "delays": (runs[1][0], "s"),
-                "light": (runs[1][1], "1 (of the largest step)"),
+                "delays": (runs[2][0], "s"),
+                "light": (runs[2][1], "counts (largest step)"),
             },
             uncertainties={
                 "slm_rise": np.asarray(rise[2] * np.log(9.0)),
@@ -184,7 +190,13 @@ class Settle:
         return np.asarray(times), np.asarray(light), float(np.mean(rest))
 
     def _fitted(
-        self, facts: BenchFacts, run: tuple[NDArray[np.float64], NDArray[np.float64]], part: float, exposure: float
+        self,
+        facts: BenchFacts,
+        run: tuple[NDArray[np.float64], NDArray[np.float64]],
+        part: float,
+        exposure: float,
+        *,
+        up: bool,
     ) -> tuple[float, float, float, float]:
         """Time constant, latency, uncertainty of the first (s), and residual over the largest light."""
         times, light = run
@@ -197,7 +209,8 @@ class Settle:
 
         def expected(p: NDArray[np.float64]) -> NDArray[np.float64]:
             since = np.clip(times - p[1], 0, None)
-            phase = p[2] * (1 - np.exp(-since / np.exp(p[0])))
+            left = np.exp(-since / np.exp(p[0]))
+            phase = p[2] * (1 - left if up else left)
             return np.asarray(np.sin(phase / 2) ** 2)
 
         def misses(p: NDArray[np.float64]) -> NDArray[np.float64]:
