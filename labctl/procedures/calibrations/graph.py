@@ -43,6 +43,7 @@ BUILT_IN: Mapping[str, str] = {
     "settle": "settle:Settle",
     "wavefront": "wavefront:Wavefront",
     "pupil": "pupil:Pupil",
+    "flat-field": "flat_field:FlatField",
     "stability": "stability:Stability",
     "twin": "twin:TwinFit",
     "reference": "check:Reference",
