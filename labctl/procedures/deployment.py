@@ -259,7 +259,8 @@ class Reader:
     def intensity(self, frame: Frame) -> Float[Tensor, "tiles y x"]:
         """Counts per second above dark at each image pixel of each tile.
 
-        A frame that says how far its picture has moved, and how bright it is, is read there, and made as bright as ever.
+        A frame that says how far its picture has moved is read there, and one that says how bright it is made as bright
+        as ever.
         """
         if self._weights is None or (frame.origin, frame.data.shape, frame.moved) != self._frame:
             self._weights = self._sampling(frame)

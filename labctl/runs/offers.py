@@ -92,7 +92,7 @@ class GainParameters(Parameters):
 class RegistrationParameters(Parameters):
     span_px: Annotated[int, Field(ge=8, description="Side of the lit square that is used, panel pixels.")] = 80
     dots: Annotated[int, Field(ge=3, description="Dots per side of the grid.")] = 7
-    dot_px: Annotated[int, Field(ge=1, description="Side of a dot, panel pixels.")] = 3
+    dot_px: Annotated[int, Field(ge=0, description="Side of a dot, panel pixels; 0 chooses it.")] = 0
     carrier: Annotated[float, Field(gt=0, lt=0.5, description="Largest carrier, cycles per SLM pixel.")] = 0.16
     limit_px: Annotated[float, Field(gt=0, description="Largest residual accepted, camera pixels rms.")] = 0.5
 
