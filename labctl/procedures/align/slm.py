@@ -21,7 +21,7 @@ from labctl.procedures.messages import Axis, Steps
 
 SQUARE_PX = 40
 """Side of the white square, panel px: its spectrum is a spot."""
-LEAST_DOT_PX = 2
+LEAST_DOT_PX = 1
 STOP = 0.6
 """Half a side of what is left out around the zero frequency in the light of a dot, of the square's spot: there is the
 light of the rest of the panel, which is not quite black."""
