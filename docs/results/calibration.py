@@ -70,7 +70,8 @@ BARS: dict[tuple[str, str], tuple[float, float]] = {
 ABOUT = (
     "What `labctl calibrate` finds on simulated benches, compared with what the dice gave them: mean over the seeds "
     "(worst). Smaller is better; ✓ meets the bar in mean and worst, ✗ does not. `scoring_truth.py` says how records "
-    "are compared. Made by `python docs/results/calibration.py`."
+    "are compared. The bars are those for `typical`; frames and bench time are of what was measured, and the last "
+    "column says on how many of the seeds. Made by `python docs/results/calibration.py`."
 )
 
 # one bench
@@ -341,16 +342,17 @@ def table(found: dict[str, dict[str, Any]], preset: str) -> list[str]:
     everything = totals(list(seeds.values()))
     for kind, name in names:
         values = [column[kind, name] for column in columns if (kind, name) in column]
-        bar = BARS.get((kind, name))
+        bar = BARS.get((kind, name)) if preset == "typical" else None
         allowed = "" if bar is None else f"{bar[0]:.3g} ({bar[1]:.3g})"
         count = f"{len(values)} of {len(seeds)}"
         if (kind, name) in everything:
             mean, worst = everything[kind, name]
-            count = "as above"
+            count = ""
         elif values:
             mean, worst = float(np.mean(values)), float(np.max(values))
         else:
-            lines.append(f"| {kind} | {name} | not measured | {allowed} | {count} |")
+            if bar is not None:
+                lines.append(f"| {kind} | {name} | not measured | {allowed} | {count} |")
             continue
         shown = f"{mean:.3g} ({worst:.3g})"
         if bar is not None:
