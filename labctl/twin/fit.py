@@ -34,7 +34,7 @@ STEPS: dict[str, float] = {
     "zernikes": 0.006,
     "rough": 0.02,
     "ghosts": 0.002,
-    "ghost_paths": 0.05,
+    "ghost_paths": 0.1,
     "pixel": 0.02,
     "camera": 0.01,
 }

@@ -84,6 +84,6 @@ def test_what_it_needs_is_named(bench: Bench) -> None:
 
 
 def test_the_stages_make_up_the_whole_fit() -> None:
-    smooth, rough, last = QUICK.plans()
-    assert smooth.steps + rough.steps + last.steps == QUICK.fit_steps
-    assert set(smooth.free) < set(rough.free) < set(last.free)
+    plans = QUICK.plans()
+    assert sum(plan.steps for plan in plans) == QUICK.fit_steps
+    assert set(plans[0].free) | set(plans[1].free) < set(plans[3].free)

@@ -89,13 +89,14 @@ class TwinFit:
         held = self.held_out * (self.inputs + self.repeats - 1)
         return self.masks * self.inputs + held + 2 * self.on_axis + self.levels + 2 * len(ENCODERS) * 2 + 10
 
-    def plans(self) -> tuple[Plan, Plan, Plan]:
-        """The stages of the fit: what is smooth; the free-form part as well; and everything, with a ghost."""
-        third = self.fit_steps // 3
+    def plans(self) -> tuple[Plan, Plan, Plan, Plan]:
+        """The stages of the fit: what is smooth; a ghost alone; everything; and everything in smaller steps."""
+        smooth, ghost, rest = self.fit_steps // 3, self.fit_steps // 10, self.fit_steps // 4
         return (
-            Plan(steps=third, rate=1.0, free=SMOOTH, seed=self.seed),
-            Plan(steps=third, rate=0.6, free=(*SMOOTH, "rough"), seed=self.seed + 1),
-            Plan(steps=self.fit_steps - 2 * third, rate=0.6, seed=self.seed + 2),
+            Plan(steps=smooth, rate=1.0, free=SMOOTH, seed=self.seed),
+            Plan(steps=ghost, rate=1.0, free=GHOST, seed=self.seed + 1),
+            Plan(steps=rest, rate=0.6, seed=self.seed + 2),
+            Plan(steps=self.fit_steps - smooth - ghost - rest, rate=0.5, seed=self.seed + 3),
         )
 
     def banks(self, facts: BenchFacts) -> list[Deployment]:
@@ -179,14 +180,18 @@ class TwinFit:
                 twin.crosstalk.fill_(0.8)  # what fringing fields make of most panels
         points = read_points(banks[0], 4)
         before = judging.score(twin, held, points)
-        smooth, rough, last = self.plans()
+        smooth, alone, rest, last = self.plans()
         yield from self._fit(twin, fitted, smooth)
-        yield from self._fit(twin, fitted, rough)
-        judging.camera_response(twin, fitted, fitted.shown)
-        # a ghost shows once little else is left
+        # before the free-form part, which would describe a ghost of small tilt in its own way
         ghost = find_ghost(twin, fitted, list(range(min(self.masks, 8))), seed=self.seed)
         yield Log(f"twin: a second image stands out {ghost:.0f} times over the rest")
-        free = last.free if bool(twin.ghosts.any()) else rough.free
+        free = last.free
+        if bool(twin.ghosts.any()):
+            yield from self._fit(twin, fitted, alone)
+        else:
+            free = tuple(name for name in free if name not in GHOST)
+        yield from self._fit(twin, fitted, replace(rest, free=free))
+        judging.camera_response(twin, fitted, fitted.shown)
         yield from self._fit(twin, fitted, replace(last, free=free))
         judging.take_smooth_out(twin)
         self._set_gain(twin, fitted)
