@@ -19,8 +19,7 @@ continuous gray with its wraps, through which gradients flow: so a pattern is op
         adam.step()
     pattern = gray_from_phase(phase.detach(), facts.slm_levels)
 
-A twin comes with gradients of its parameters switched off, which is faster; ``twin.requires_grad_(True)`` switches
-them on, for fitting it.
+Gradients of a twin's parameters are off, which is faster, until ``twin.requires_grad_(True)`` switches them on.
 
 Parametrisation
 ---------------
@@ -56,14 +55,13 @@ from labctl.twin.fixed import Fixed
 from labctl.twin.gridding import WIDTH, read, spread
 from labctl.twin.panel import look_between, look_up, spread_phase, wrapped_gray
 from labctl.twin.parts import Fineness, low_degrees
-from labctl.twin.plane import Window, convolved, filled, filtered, lit_box, periodic, wide
+from labctl.twin.plane import Window, between, convolved, filled, filtered, lit_box, periodic, places, wide
 
 if TYPE_CHECKING:
     from labctl.bench.facts import BenchFacts
 
 Pattern = Tensor | NDArray[Any]
-HALF_TAPS = 4
-"""Reach of the averages over camera pixels, in samples of the camera plane."""
+HALF_TAPS = 4  # reach of the averages over camera pixels, in samples of the camera plane
 
 
 class Twin(nn.Module):
@@ -121,8 +119,7 @@ class Twin(nn.Module):
     def from_facts(facts: BenchFacts, *, fineness: Fineness | None = None) -> Twin:
         """The twin of a bench as far as it is calibrated.
 
-        A `twin` record is loaded exactly. Otherwise every record that is there sets its part, and what nothing has
-        measured is as the bench file says: a linear response, a flat wavefront, no zero order, unit gain.
+        A `twin` record is loaded exactly. Otherwise every record sets its part; what none has measured is ideal.
         """
         from labctl.twin.start import from_facts
 
@@ -167,7 +164,7 @@ class Twin(nn.Module):
             torch.arange(a, b, dtype=torch.float64) - middle
             for a, b, middle in zip((r0, c0), (r1, c1), self.geometry.input.centre, strict=True)
         )
-        pixels = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)
+        pixels = places(y, x)
         turns = pixels @ self._panel_to_turns().T
         tilt = 2 * torch.pi * (turns @ (self.centre - self._fixed.middle))
         bend = self.input_curvature * pixels.square().sum(1) / (min(self.geometry.input.shape) / 2) ** 2
@@ -228,15 +225,15 @@ class Twin(nn.Module):
         keep[:3] = 0
         powers = torch.einsum("j,jab->ab", self.zernikes * keep, basis.zernike_powers())
         smooth = 2 * torch.pi * (self._fixed.powers[0] @ powers @ self._fixed.powers[1].T)
-        return smooth + self.rough_gain * self._over_slm(self.rough[0], self._fixed.rough_spline)
+        return smooth + self.rough_gain * between(self.rough[0], self._fixed.rough_spline)
 
     def pupil_field(self) -> Complex[Tensor, "row column"]:
         """Complex transmission of the optics at the SLM's pixels."""
         return self._keep("pupil", self._pupil_field)
 
     def _pupil_field(self) -> Tensor:
-        amplitude = self._over_slm(self.pupil, self._fixed.pupil_spline)
-        amplitude = amplitude * torch.exp(self.rough_gain * self._over_slm(self.rough[1], self._fixed.rough_spline))
+        amplitude = between(self.pupil, self._fixed.pupil_spline)
+        amplitude = amplitude * torch.exp(self.rough_gain * between(self.rough[1], self._fixed.rough_spline))
         field = torch.polar(torch.ones_like(amplitude), self.wavefront()) * amplitude
         seen = bool((self.ghosts.detach() != 0).any()) or self.ghosts.requires_grad
         for ghost, bends in zip(self.ghosts, self.ghost_paths, strict=True) if seen else ():
@@ -278,10 +275,7 @@ class Twin(nn.Module):
         """Counts per second of a camera window, from what `slm_field` and `spectra` gave."""
         shape = self.geometry.camera.shape
         r0, r1, c0, c1 = window or (0, shape[0], 0, shape[1])
-        grid = torch.meshgrid(
-            torch.arange(r0, r1, dtype=torch.float64), torch.arange(c0, c1, dtype=torch.float64), indexing="ij"
-        )
-        found = self.pixels_of(field, spectra, torch.stack(grid, -1).reshape(-1, 2))
+        found = self.pixels_of(field, spectra, places(torch.arange(r0, r1), torch.arange(c0, c1)))
         return found.reshape(len(spectra), r1 - r0, c1 - c0)
 
     def pixels_of(
@@ -356,9 +350,7 @@ class Twin(nn.Module):
             corner[i] + torch.arange(layout.image[i], dtype=torch.float64) * layout.block[i] + (layout.block[i] - 1) / 2
             for i in (0, 1)
         )
-        panel = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2) - torch.tensor(
-            self.geometry.input.centre, dtype=torch.float64
-        )
+        panel = places(y, x) - torch.tensor(self.geometry.input.centre, dtype=torch.float64)
         here = panel @ self.input_linear.T + self.input_place
         moved = torch.tensor(layout.carriers, dtype=torch.float64) @ self.carrier_to_camera.T
         return here[None] + moved[:, None]
@@ -380,10 +372,6 @@ class Twin(nn.Module):
     def _pixel_taps(self, axis: int) -> Tensor:
         return basis.box_taps((self.pixel * self._fine_per_pixel(axis)).float(), HALF_TAPS)
 
-    @staticmethod
-    def _over_slm(nodes: Tensor, matrices: list[Tensor]) -> Tensor:
-        return matrices[0] @ nodes @ matrices[1].T
-
     def _keep(self, name: str, make: Any) -> Tensor:
         """What `make` gives, kept until a parameter changes; made anew where parameters want gradients."""
         state = [*self.parameters(), self.rough_gain]
@@ -397,12 +385,12 @@ class Twin(nn.Module):
     @contextmanager
     def without_rough(self) -> Iterator[None]:
         """The free-form part switched off, for as long as the block lasts."""
-        before = self.rough_gain.clone()
+        before = float(self.rough_gain)
         self.rough_gain.zero_()
         try:
             yield
         finally:
-            self.rough_gain.copy_(before)
+            self.rough_gain.fill_(before)
 
     def load_values(self, values: Mapping[str, Any]) -> None:
         """Set parameters and maps by name, with their shapes; others stay as they are."""

@@ -59,3 +59,13 @@ def filtered(plane: Tensor, taps: Tensor, axis: int) -> Tensor:
         return total
     widths = [0, 0, half, half] if axis == 0 else [half, half, 0, 0]
     return torch.nn.functional.pad(part, widths)
+
+
+def places(y: Tensor, x: Tensor) -> Tensor:
+    """All places (y, x) of two axes, float64 [n, 2], row by row."""
+    return torch.stack(torch.meshgrid(y.double(), x.double(), indexing="ij"), -1).reshape(-1, 2)
+
+
+def between(nodes: Tensor, matrices: list[Tensor]) -> Tensor:
+    """A map [row, column] from its nodes, by a matrix [pixel, node] for each axis."""
+    return torch.as_tensor(matrices[0] @ nodes @ matrices[1].T)

@@ -52,7 +52,7 @@ def test_it_is_the_double_sum() -> None:
     found = twin.window(gray, panel, (41, 48, 44, 54))[0].numpy().ravel()
     # random gray levels fill the band to its edge, where cubic interpolation is at its worst
     assert found == pytest.approx(want, rel=0.02, abs=0.02 * want.max())
-    assert np.corrcoef(found, want)[0, 1] > 0.9995
+    assert np.corrcoef(found, want)[0, 1] > 0.998
 
 
 def test_light_is_neither_made_nor_lost() -> None:
