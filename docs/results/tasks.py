@@ -74,6 +74,8 @@ def students(bundle: Bundle) -> dict[str, dict[str, ArmMetrics]]:
         label = names[variant]
         if list(names.values()).count(label) > 1:
             label += f", {next(iter(arms.values())).runs[0].epochs} epochs"
+        if bundle.recipe.for_variant(variant) is not bundle.recipe:
+            label += ", trained for an ideal bench"
         found[label] = {arm: arms[arm] for arm in ARMS if arm in arms}
     return found
 
@@ -112,7 +114,7 @@ def figure(bundle: Bundle, path: Path) -> None:
         f"{bundle.student.front.kernel}x{bundle.student.front.kernel} kernels, simulated",
     )  # fmt: skip
     axes.grid(axis="y", alpha=0.3)
-    fig.legend(title="detection, then electronics", fontsize=9, title_fontsize=9, loc="outside lower center", ncols=4)
+    fig.legend(title="detection, then electronics", fontsize=9, title_fontsize=9, loc="outside lower center", ncols=1 if len(found) < 4 else 2)
     fig.savefig(path, dpi=110)
     plt.close(fig)
 

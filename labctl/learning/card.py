@@ -80,12 +80,13 @@ def _noise(robust: RobustnessSection) -> str:
     return f"every image and map gets {given} (standard deviations), so that the student knows a bench"
 
 
-def _reading(arm: ArmMetrics) -> str:
+def _reading(recipe: Recipe, arm: ArmMetrics) -> str:
     after = _AFTER.get(arm.after_detection or "", arm.after_detection)
-    return f"`{arm.detection}`, {after}, {arm.runs[0].epochs} epochs"
+    ideal = "" if recipe.for_variant(arm.variant) is recipe else ", trained for an ideal bench"
+    return f"`{arm.detection}`, {after}, {arm.runs[0].epochs} epochs{ideal}"
 
 
-def _means(metrics: Metrics) -> str:
+def _means(recipe: Recipe, metrics: Metrics) -> str:
     """A row per student, a column per arm."""
     arms = [arm for arm in metrics.arms.values() if arm.detection is not None]
     columns = [name for name in ARMS if any(arm.arm == name for arm in arms)]
@@ -96,7 +97,7 @@ def _means(metrics: Metrics) -> str:
     for variant in dict.fromkeys(arm.variant for arm in arms):
         own = {arm.arm: arm for arm in arms if arm.variant == variant}
         cells = [_mean(own[name]) if name in own else "" for name in columns]
-        lines.append(f"| {_reading(next(iter(own.values())))} | " + " | ".join(cells) + " |")
+        lines.append(f"| {_reading(recipe, next(iter(own.values())))} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -264,7 +265,7 @@ def write_card(recipe: Recipe, metrics: Metrics) -> str:
 ## Figures
 {_said(_figures(metrics))}
 
-{_means(metrics)}
+{_means(recipe, metrics)}
 
 Means over seeds, with 95 % intervals by Student's t.
 
