@@ -114,7 +114,10 @@ def figure(bundle: Bundle, path: Path) -> None:
         f"{bundle.student.front.kernel}x{bundle.student.front.kernel} kernels, simulated",
     )  # fmt: skip
     axes.grid(axis="y", alpha=0.3)
-    fig.legend(title="detection, then electronics", fontsize=9, title_fontsize=9, loc="outside lower center", ncols=1 if len(found) < 4 else 2)
+    columns = 1 if len(found) < 4 else 2
+    fig.legend(
+        title="detection, then electronics", fontsize=9, title_fontsize=9, loc="outside lower center", ncols=columns
+    )
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
