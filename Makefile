@@ -24,11 +24,11 @@ lint: $(VENV)/.installed-dev
 
 # The suite comes last, so that its summary is what one sees.
 test: lint
-	QT_QPA_PLATFORM=$${QT_QPA_PLATFORM-offscreen} $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS-1} QT_QPA_PLATFORM=$${QT_QPA_PLATFORM-offscreen} $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
 # What takes more than a few seconds: a million exposures, a hundred kills, whole calibrations.
 slow: $(VENV)/.installed-dev
-	QT_QPA_PLATFORM=$${QT_QPA_PLATFORM-offscreen} $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS-1} QT_QPA_PLATFORM=$${QT_QPA_PLATFORM-offscreen} $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "installing labctl into $(VENV) (the first time takes some minutes)"

@@ -211,6 +211,7 @@ def test_fringes_are_told_from_speckle() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_fringes_on_a_bench_are_found(scored: Open) -> None:
     made = scored("typical", 1)
     measure(made, Dark(), Registration(), FourierCentre())

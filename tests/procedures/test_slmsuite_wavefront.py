@@ -95,6 +95,7 @@ def left_waves(world: Any, record: CalibrationRecord, share: float = 1.0) -> flo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_superpixels_find_the_wavefront(lab: tuple[Bench, Any]) -> None:
     bench, world = lab
     engine = Engine(bench)
@@ -107,6 +108,7 @@ def test_superpixels_find_the_wavefront(lab: tuple[Bench, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("lab", [NARROW], indirect=True)
 def test_zernikes_make_the_wavefront_better(lab: tuple[Bench, Any]) -> None:
     """0.091 to 0.048 waves, in 188 frames."""

@@ -100,6 +100,7 @@ def test_light_beside_the_camera_is_refused(small: Make) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_typical_bench(small: Make, seed: int) -> None:
     """Within the bar of a fortieth of a wave, in 18 frames."""
