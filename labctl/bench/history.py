@@ -204,11 +204,12 @@ def _kept(path: Path, kind: str, bench: str, *, in_force: bool) -> Kept:
         return Kept(path, None, str(error), in_force)
 
 
-def _age(path: Path) -> tuple[str, str]:
-    """What sorts files by when their records were taken: the time in the name."""
+def _age(path: Path) -> tuple[str, int, str]:
+    """What sorts files by when their records were taken; those of one second by when they were put away."""
     try:
         taken = moment(load_record(path).taken)
     except CalibrationError:
         taken = None
     stamp = re.search(r"\d{8}T\d{6}Z", path.stem)
-    return (taken.strftime("%Y%m%dT%H%M%SZ") if taken else stamp[0] if stamp else "", path.stem)
+    when = taken.strftime("%Y%m%dT%H%M%SZ") if taken else stamp[0] if stamp else ""
+    return when, path.stat().st_mtime_ns, path.stem

@@ -181,7 +181,7 @@ def keep_in_history(current: Path) -> Path | None:
     history.mkdir(exist_ok=True)
     try:
         record = load_record(current)
-        taken, end = moment(record.taken), record.digest[:8]
+        taken, end = moment(record.taken), record.seal[:8]  # of two runs that found the same, too
     except CalibrationError:
         taken, end = None, "unreadable"
     taken = taken or dt.datetime.fromtimestamp(current.stat().st_mtime, dt.UTC)

@@ -46,7 +46,7 @@ def test_round_trip_keeps_values_units_and_history(tmp_path: Path) -> None:
     assert (back.run, back.taken, back.bench_digest) == ("run-1", "2026-01-01T01:00:00+01:00", "ab")
     assert (back.parents, back.devices, back.sections) == ({"dark": "aa"}, {"camera": "Basler 7"}, {"camera": "cc"})
     (old,) = (place / "history").iterdir()
-    assert old.name == f"gain-20260101T000000Z-{record(1.0).digest[:8]}.h5"
+    assert old.name == f"gain-20260101T000000Z-{record(1.0).seal[:8]}.h5"
     assert float(load_record(old, kind="gain", bench="b")["gain"]) == 1.0
 
 

@@ -114,7 +114,8 @@ def test_history_is_kept_compared_and_put_back(lab: Workspace, capsys: Told) -> 
     capsys.readouterr()
     back = load_records(place)["dark"]
     assert (back.digest, back.run) == (found["one"]["digest"], found["one"]["run"])
-    assert told(capsys, "--history", "dark")["records"][1]["run"] == second.run
+    rows = told(capsys, "--history", "dark")["records"]
+    assert rows[1]["run"] == second.run, rows
 
 
 @pytest.mark.parametrize(
